@@ -1,1 +1,15 @@
-//! fsio
+//! Durable file operations and path safety: locks, directories held open, partial files, barriers, publication.
+//!
+//! What must never happen here: following a symbolic link out of a folder that was given, replacing a file that nobody
+//! asked to replace, or believing an fsync after one has failed.
+
+mod dir;
+pub mod lock;
+mod partial;
+mod publish;
+mod space;
+
+pub use dir::{Dir, Entry, mkdir_all_durable};
+pub use partial::{FileAttributes, Partial, PartialStore};
+pub use publish::{Collision, Published, Touched, publish};
+pub use space::{Space, raise_open_file_limit};
