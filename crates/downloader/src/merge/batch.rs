@@ -1,0 +1,241 @@
+//! What the committer makes durable in one go, and how its report comes back.
+//!
+//! What must never happen here: a staged watermark in a batch that leaves out something below it. So watermarks move
+//! only in a batch that takes everything; a batch of finished files alone moves none.
+
+use super::{Merger, Refusal, StreamKey};
+use protocol::{Digest, Header, Name, Subtree, TransferId};
+
+/// How a file that is not delivered ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The uploader gave it up.
+    Aborted,
+    /// Refused by a limit.
+    Refused(Refusal),
+    /// Its bytes do not have the digest that END promised.
+    DigestMismatch,
+    /// Records are gone from the topic.
+    Lost,
+    /// It cannot be put into the output; the text says why.
+    Unplaceable(String),
+}
+
+/// A file that ends without being delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// The file.
+    pub header: Header,
+    /// Why.
+    pub ending: Ending,
+}
+
+/// A file that has arrived whole.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// The file.
+    pub header: Header,
+    /// What it must be.
+    pub digest: Digest,
+    /// The digest has been put together from the chunks and fits; otherwise the committer reads the partial back.
+    pub verified: bool,
+    /// Milliseconds from its first record until it was complete began to count.
+    pub first_ms: u64,
+}
+
+/// What a checkpoint keeps of an open transfer.
+#[derive(Debug, Clone)]
+pub struct TransferState {
+    /// The header of the current attempt.
+    pub header: Header,
+    /// The digest END promised, if it came.
+    pub promised: Option<Digest>,
+    /// Unmerged subtrees; `None` when the tree was given up.
+    pub nodes: Option<Vec<Subtree>>,
+    /// First offset per partition.
+    pub firsts: Vec<(i32, i64)>,
+    /// Blocks of the chunk bitmap that changed.
+    pub blocks: Vec<(u64, Vec<u8>)>,
+    /// Set aside.
+    pub stalled: bool,
+    /// The partial has bytes since the last checkpoint.
+    pub has_new_bytes: bool,
+}
+
+/// A change of a stream for the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamChange {
+    /// The stream.
+    pub key: StreamKey,
+    /// Its uploader's name.
+    pub uploader: Name,
+    /// Holes were looked for.
+    pub checked: bool,
+    /// What happened to its ranges.
+    pub change: Option<super::Change>,
+    /// The numbers that this closes, `[start, end)`; their intents and endings need not be kept any longer.
+    pub closes: (u64, u64),
+}
+
+/// One commit's work.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Files to publish.
+    pub completed: Vec<Completed>,
+    /// Files that end otherwise.
+    pub closing: Vec<Closing>,
+    /// Open transfers to checkpoint (only in a full batch).
+    pub transfers: Vec<TransferState>,
+    /// Staged watermarks (only in a full batch).
+    pub staged: Vec<(i32, i64)>,
+    /// Streams whose ranges changed through earlier publications, or that are new.
+    pub streams: Vec<StreamChange>,
+}
+
+/// The committer's word on one completed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// Visible and durable.
+    Delivered,
+    /// Refused for good.
+    Refused,
+    /// Not yet; it stays open and is offered again.
+    Later,
+}
+
+impl Batch {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.completed.is_empty()
+            && self.closing.is_empty()
+            && self.transfers.is_empty()
+            && self.streams.is_empty()
+            && self.staged.is_empty()
+    }
+}
+
+impl Merger {
+    /// Takes the finished files, and, when `full` or when nothing else is open to change, everything else that changed
+    /// together with the staged watermarks.
+    pub fn take_batch(&mut self, full: bool) -> Batch {
+        let full = full || !self.open.values().any(|t| t.dirty && !t.complete && !t.ended);
+        let mut batch = Batch { closing: std::mem::take(&mut self.closing), ..Batch::default() };
+        for id in self.complete.drain(..) {
+            let Some(transfer) = self.open.get(&id).filter(|transfer| transfer.complete) else { continue };
+            let Some(digest) = transfer.promised else { continue };
+            let verified = transfer.header.chunk_count() == 1 || transfer.tree.is_some();
+            let header = transfer.header.clone();
+            batch.completed.push(Completed { header, digest, verified, first_ms: transfer.first_ms });
+        }
+        batch.streams = std::mem::take(&mut self.stream_changes);
+        for (key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.dirty) {
+            stream.dirty = false;
+            let (uploader, checked) = (stream.uploader.clone(), stream.checked);
+            batch.streams.push(StreamChange { key: *key, uploader, checked, change: None, closes: (0, 0) });
+        }
+        if full {
+            self.take_checkpoint(&mut batch);
+        }
+        batch
+    }
+
+    fn take_checkpoint(&mut self, batch: &mut Batch) {
+        for transfer in self.open.values_mut().filter(|t| t.dirty && !t.complete && !t.ended) {
+            batch.transfers.push(TransferState {
+                header: transfer.header.clone(),
+                promised: transfer.promised,
+                nodes: transfer.tree.as_ref().map(|tree| tree.nodes().collect()),
+                firsts: transfer.firsts.iter().map(|(&p, &o)| (p, o)).collect(),
+                blocks: transfer.chunks.take_changed(),
+                stalled: transfer.stalled,
+                has_new_bytes: transfer.dirty_bytes > 0,
+            });
+            transfer.dirty = false;
+            transfer.dirty_bytes = 0;
+        }
+        for (&partition, state) in &self.partitions {
+            if state.received > state.staged {
+                batch.staged.push((partition, state.received));
+            }
+        }
+    }
+
+    /// Bytes that are written but not behind a barrier yet.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.open.values().map(|transfer| transfer.dirty_bytes).sum()
+    }
+
+    /// Whether a full batch would have something to say.
+    pub fn has_changes(&self) -> bool {
+        !self.closing.is_empty()
+            || !self.complete.is_empty()
+            || !self.stream_changes.is_empty()
+            || self.partitions.values().any(|state| state.received > state.staged)
+            || self.open.values().any(|transfer| transfer.dirty)
+    }
+
+    /// The ledger has the batch: what it staged is staged, what it closed is closed.
+    pub fn recorded(&mut self, batch: &Batch) {
+        for &(partition, offset) in &batch.staged {
+            if let Some(state) = self.partitions.get_mut(&partition) {
+                state.staged = state.staged.max(offset);
+            }
+        }
+    }
+
+    /// Closes an id for ever; the ledger gets the range with the next batch. The committer and recovery call it for
+    /// what is durably decided.
+    pub fn close(&mut self, id: TransferId) {
+        self.open.remove(&id);
+        self.close_range((id.uploader, id.incarnation), id.sequence, id.sequence.saturating_add(1));
+    }
+
+    pub(super) fn close_range(&mut self, key: StreamKey, start: u64, end: u64) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        let change = stream.closed.insert(start, end);
+        let (uploader, checked) = (stream.uploader.clone(), stream.checked);
+        self.stream_changes.push(StreamChange { key, uploader, checked, change, closes: (start, end) });
+    }
+
+    /// The batch's closings are durable (the committer wrote them beside the batch).
+    pub fn closed(&mut self, closings: &[Closing]) {
+        for closing in closings {
+            self.counts.closed(&closing.ending);
+            self.close(closing.header.transfer);
+        }
+    }
+
+    /// How the publication of one completed file ended.
+    pub fn published(&mut self, id: TransferId, how: &Published) {
+        match how {
+            Published::Delivered => {
+                self.counts.files_done += 1;
+                self.counts.bytes_done += self.open.get(&id).map_or(0, |transfer| transfer.header.file.size);
+                self.close(id);
+            }
+            Published::Refused => {
+                self.counts.files_failed += 1;
+                self.close(id);
+            }
+            Published::Later => {
+                if self.open.contains_key(&id) {
+                    self.complete.push_back(id);
+                }
+            }
+        }
+    }
+
+    /// Per partition, the offset below which every file is delivered or refused: the only one to commit to Kafka.
+    pub fn settled(&self) -> Vec<(i32, i64)> {
+        let mut settled: std::collections::BTreeMap<i32, i64> =
+            self.partitions.iter().map(|(&partition, state)| (partition, state.staged)).collect();
+        for transfer in self.open.values().filter(|transfer| !transfer.stalled) {
+            for (partition, first) in &transfer.firsts {
+                if let Some(offset) = settled.get_mut(partition) {
+                    *offset = (*offset).min(*first);
+                }
+            }
+        }
+        settled.into_iter().collect()
+    }
+}

@@ -1,0 +1,394 @@
+//! The merge: records of any order, from any partition, any number of times, become files that are delivered once.
+//!
+//! Pure: events in, verdicts and batches out; time is an argument. It owns what has arrived, which ids are closed, and
+//! both watermarks of every partition. What must never happen here:
+//! * a partition's *staged* watermark in a batch without everything below it in the same batch or an earlier one;
+//! * a *settled* watermark above the first record of a file that is neither delivered nor refused;
+//! * an id that was closed being opened again.
+
+mod batch;
+mod chunks;
+mod gaps;
+mod ranges;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+pub use batch::{Batch, Closing, Completed, Ending, Published, StreamChange, TransferState};
+pub use gaps::Lost;
+pub use ranges::Change;
+pub use status::{Counts, PartitionView, TransferView};
+pub use transfer::Transfer;
+
+use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
+use ranges::RangeSet;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more is refused.
+pub const STREAMS_MAX: usize = 200_000;
+/// Most ranges of closed numbers in one stream; only a stranger who leaves holes on purpose gets there.
+const RANGES_MAX: usize = 100_000;
+
+/// One run of one uploader: its sequence numbers count from 0 without gaps.
+pub type StreamKey = (UploaderId, Incarnation);
+
+/// What the operator allows.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Names of uploaders that may write here; `None` for all.
+    pub accept: Option<Vec<Name>>,
+    /// Largest file, in bytes.
+    pub file_size_max: u64,
+    /// Most files under way at once (stalled ones do not count).
+    pub open_files_max: usize,
+    /// A transfer that got nothing for so many milliseconds is set aside.
+    pub stalled_after_ms: u64,
+}
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Partition number.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+}
+
+/// Leave to write one chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// The file.
+    pub id: TransferId,
+    /// The attempt; a report under another one is ignored.
+    pub attempt: Attempt,
+    /// Chunk number.
+    pub index: u64,
+    /// First byte in the file.
+    pub at: u64,
+    /// Bytes of the whole file.
+    pub size: u64,
+}
+
+/// Why a record is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    /// Its file is delivered, refused, aborted or lost.
+    Closed,
+    /// This chunk is there already.
+    Duplicate,
+    /// Its attempt has been replaced.
+    StaleAttempt,
+    /// It contradicts what came before under the same id and attempt.
+    Conflict,
+    /// The uploader is not among `accept.uploaders`.
+    NotAccepted,
+    /// Too many runs of uploaders, or too many holes in one.
+    TooManyStreams,
+}
+
+/// Why a file is refused for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Above `accept.file_size_max`.
+    TooLarge,
+    /// Above `accept.open_files_max`.
+    TooManyOpen,
+}
+
+/// What to do with a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Write the payload, then report with [`Merger::written`].
+    Write(Ticket),
+    /// Nothing to write; it has been taken in (END, ABORT).
+    Taken,
+    /// Pass over it.
+    Skip(Skip),
+    /// The file is refused now; name it once.
+    Refuse(Refusal),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Partition {
+    /// Everything below has been handled in memory.
+    received: i64,
+    /// Everything below is durable here (as of the last batch).
+    staged: i64,
+    /// The reader stands at the end of the partition.
+    at_end: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Stream {
+    uploader: Name,
+    closed: RangeSet,
+    /// The largest `closed_below` seen: the uploader is done with every number under it.
+    closed_below: u64,
+    /// Holes have been looked for once; before, numbers that were never seen may be older than the topic's beginning.
+    checked: bool,
+    dirty: bool,
+}
+
+/// The merge's whole state.
+#[derive(Debug)]
+pub struct Merger {
+    limits: Limits,
+    partitions: BTreeMap<i32, Partition>,
+    streams: HashMap<StreamKey, Stream>,
+    open: HashMap<TransferId, Transfer>,
+    complete: VecDeque<TransferId>,
+    closing: Vec<Closing>,
+    stream_changes: Vec<StreamChange>,
+    /// The reading began at the topic's true beginning: a number never seen is a loss, not history.
+    from_the_beginning: bool,
+    armed: Option<gaps::Armed>,
+    counts: Counts,
+}
+
+impl Merger {
+    /// An empty merge that reads these partitions from these offsets.
+    pub fn new(limits: Limits, positions: &[(i32, i64)], from_the_beginning: bool) -> Merger {
+        let start = |&(partition, offset): &(i32, i64)| {
+            (partition, Partition { received: offset, staged: offset, at_end: false })
+        };
+        Merger {
+            limits,
+            partitions: positions.iter().map(start).collect(),
+            streams: HashMap::new(),
+            open: HashMap::new(),
+            complete: VecDeque::new(),
+            closing: Vec::new(),
+            stream_changes: Vec::new(),
+            from_the_beginning,
+            armed: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes up a stream that the ledger remembers.
+    pub fn restore_stream(&mut self, key: StreamKey, uploader: Name, checked: bool, closed: &[(u64, u64)]) {
+        let mut ranges = RangeSet::default();
+        closed.iter().for_each(|(start, end)| {
+            ranges.insert(*start, *end);
+        });
+        self.streams.insert(key, Stream { uploader, closed: ranges, closed_below: 0, checked, dirty: false });
+    }
+
+    /// Takes up a transfer that the ledger remembers.
+    pub fn restore_transfer(&mut self, mut transfer: Transfer) {
+        let id = transfer.header.transfer;
+        transfer.dirty = false;
+        transfer.dirty_bytes = 0;
+        if transfer.has_everything() {
+            transfer.complete = true;
+            self.complete.push_back(id);
+        }
+        self.open.insert(id, transfer);
+    }
+
+    /// Asks what to do with a record. The reader then writes, reports, and calls [`Merger::passed`].
+    pub fn offer(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
+        let header = &record.header;
+        let skip = |merger: &mut Merger, why: Skip| {
+            merger.counts.skipped(why);
+            Verdict::Skip(why)
+        };
+        if self.limits.accept.as_ref().is_some_and(|names| !names.contains(&header.uploader)) {
+            return skip(self, Skip::NotAccepted);
+        }
+        if !self.know_stream(header) {
+            return skip(self, Skip::TooManyStreams);
+        }
+        if self.is_closed(header.transfer) {
+            return skip(self, Skip::Closed);
+        }
+        if let Some(refusal) = self.open_if_new(header, &record.body, now_ms) {
+            if let Some(transfer) = self.open.get_mut(&header.transfer) {
+                transfer.touch(place.partition, place.offset, now_ms);
+            }
+            self.end(header.transfer, Ending::Refused(refusal));
+            return Verdict::Refuse(refusal);
+        }
+        match self.check_against_open(header, now_ms) {
+            Err(why) => skip(self, why),
+            Ok(()) => self.take(place, record, now_ms),
+        }
+    }
+
+    fn know_stream(&mut self, header: &Header) -> bool {
+        let key = (header.transfer.uploader, header.transfer.incarnation);
+        let room = self.streams.len() < STREAMS_MAX;
+        if !self.streams.contains_key(&key) && !room {
+            return false;
+        }
+        let stream = self.streams.entry(key).or_insert_with(|| Stream {
+            uploader: header.uploader.clone(),
+            closed: RangeSet::default(),
+            closed_below: 0,
+            checked: false,
+            dirty: true,
+        });
+        stream.closed_below = stream.closed_below.max(header.closed_below);
+        stream.closed.len() < RANGES_MAX
+    }
+
+    fn is_closed(&self, id: TransferId) -> bool {
+        let stream = self.streams.get(&(id.uploader, id.incarnation));
+        stream.is_some_and(|stream| stream.closed.contains(id.sequence))
+            || self.open.get(&id).is_some_and(|transfer| transfer.ended)
+    }
+
+    /// Opens a transfer at its first record; says so when it is refused by a limit.
+    fn open_if_new(&mut self, header: &Header, body: &Body<'_>, now_ms: u64) -> Option<Refusal> {
+        if self.open.contains_key(&header.transfer) {
+            return None;
+        }
+        let counts_as_open = matches!(body, Body::Chunk { .. } | Body::End { .. });
+        let refusal = if matches!(body, Body::Abort) {
+            None
+        } else if header.file.size > self.limits.file_size_max {
+            Some(Refusal::TooLarge)
+        } else {
+            (counts_as_open && self.open_files() >= self.limits.open_files_max).then_some(Refusal::TooManyOpen)
+        };
+        self.open.insert(header.transfer, Transfer::new(header.clone(), now_ms));
+        refusal
+    }
+
+    /// Files under way that count against `accept.open_files_max`.
+    fn open_files(&self) -> usize {
+        self.open.values().filter(|t| !t.stalled && !t.complete && !t.ended).count()
+    }
+
+    fn check_against_open(&mut self, header: &Header, now_ms: u64) -> Result<(), Skip> {
+        let Some(transfer) = self.open.get_mut(&header.transfer) else { return Ok(()) };
+        if header.attempt < transfer.attempt() {
+            return Err(Skip::StaleAttempt);
+        }
+        if header.attempt > transfer.attempt() && !transfer.complete {
+            // A new plan: what came under the old one is worthless, its partial is left to the committer's sweep.
+            let firsts = std::mem::take(&mut transfer.firsts);
+            *transfer = Transfer::new(header.clone(), now_ms);
+            transfer.firsts = firsts;
+            return Ok(());
+        }
+        if transfer.complete {
+            return Err(Skip::Duplicate);
+        }
+        if transfer.agrees_with(header) { Ok(()) } else { Err(Skip::Conflict) }
+    }
+
+    fn take(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
+        let id = record.header.transfer;
+        let Some(transfer) = self.open.get_mut(&id) else { return Verdict::Taken };
+        transfer.touch(place.partition, place.offset, now_ms);
+        match &record.body {
+            Body::Whole { digest, .. } => {
+                transfer.promised = Some(*digest);
+                self.ticket(id, 0)
+            }
+            Body::Chunk { index, .. } => self.ticket(id, *index),
+            Body::End { digest } => {
+                if transfer.promised.is_some_and(|promised| promised != *digest) {
+                    self.counts.skipped(Skip::Conflict);
+                    return Verdict::Skip(Skip::Conflict);
+                }
+                transfer.promised = Some(*digest);
+                self.finish_if_all_there(id);
+                Verdict::Taken
+            }
+            Body::Abort => {
+                self.end(id, Ending::Aborted);
+                Verdict::Taken
+            }
+        }
+    }
+
+    fn ticket(&mut self, id: TransferId, index: u64) -> Verdict {
+        let Some(transfer) = self.open.get_mut(&id) else { return Verdict::Taken };
+        // A chunk that another task is writing: that task's partition is not passed before the write is reported, so
+        // this record may be passed over.
+        if transfer.chunks.contains(index) || !transfer.writing.insert(index) {
+            self.counts.skipped(Skip::Duplicate);
+            return Verdict::Skip(Skip::Duplicate);
+        }
+        let at = index.saturating_mul(u64::from(transfer.header.chunk_size));
+        Verdict::Write(Ticket { id, attempt: transfer.attempt(), index, at, size: transfer.header.file.size })
+    }
+
+    /// Whether a ticket's file is still wanted (a reader that waits for disk space asks again).
+    pub fn is_wanted(&self, ticket: &Ticket) -> bool {
+        self.open.get(&ticket.id).is_some_and(|transfer| transfer.attempt() == ticket.attempt && !transfer.ended)
+    }
+
+    /// The header of an open transfer.
+    pub fn header(&self, id: TransferId) -> Option<&Header> {
+        self.open.get(&id).map(|transfer| &transfer.header)
+    }
+
+    /// Reports a chunk as written (to the page cache; the committer makes it durable).
+    pub fn written(&mut self, ticket: &Ticket, bytes: u64, subtrees: &[Subtree]) {
+        let current = |t: &&mut Transfer| t.attempt() == ticket.attempt && !t.ended;
+        let Some(transfer) = self.open.get_mut(&ticket.id).filter(current) else { return };
+        transfer.writing.remove(&ticket.index);
+        transfer.add_chunk(ticket.index, bytes, subtrees);
+        self.counts.bytes_received += bytes;
+        self.finish_if_all_there(ticket.id);
+    }
+
+    /// Everything of this partition below `next` has been handled.
+    pub fn passed(&mut self, partition: i32, next: i64) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.received = state.received.max(next);
+            state.at_end = false;
+        }
+    }
+
+    /// The reader stands at the partition's end.
+    pub fn at_end(&mut self, partition: i32, next: i64) {
+        self.passed(partition, next);
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.at_end = true;
+        }
+    }
+
+    fn finish_if_all_there(&mut self, id: TransferId) {
+        let Some(transfer) = self.open.get_mut(&id).filter(|t| t.has_everything() && !t.complete) else { return };
+        let whole = transfer.header.chunk_count() == 1;
+        let root: Option<Digest> = transfer.tree.as_ref().and_then(|tree| tree.root());
+        if !whole && root.is_some() && root != transfer.promised {
+            self.end(id, Ending::DigestMismatch);
+            return;
+        }
+        transfer.complete = true;
+        self.complete.push_back(id);
+    }
+
+    /// Ends an open transfer without delivery; it is closed when the ledger has it.
+    fn end(&mut self, id: TransferId, ending: Ending) {
+        let Some(transfer) = self.open.get_mut(&id).filter(|transfer| !transfer.ended) else { return };
+        transfer.ended = true;
+        transfer.complete = false;
+        self.closing.push(Closing { header: transfer.header.clone(), ending });
+    }
+
+    /// Sets aside what got nothing for `stalled_after`; gives the headers, to be named once.
+    pub fn set_stalled_aside(&mut self, now_ms: u64) -> Vec<Header> {
+        let after = self.limits.stalled_after_ms;
+        let quiet = |t: &&mut Transfer| {
+            !t.stalled && !t.complete && !t.ended && now_ms.saturating_sub(t.last_ms) >= after
+        };
+        let set_aside = |transfer: &mut Transfer| {
+            transfer.stalled = true;
+            transfer.dirty = true;
+            transfer.header.clone()
+        };
+        self.open.values_mut().filter(quiet).map(set_aside).collect()
+    }
+
+    /// Files that have arrived whole and wait for the committer.
+    pub fn complete_waiting(&self) -> usize {
+        self.complete.len()
+    }
+}

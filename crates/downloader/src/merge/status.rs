@@ -1,0 +1,141 @@
+//! What the merge tells people: counts, partitions, files under way.
+//!
+//! What must never happen here: changing anything.
+
+use super::{Ending, Merger, Skip, Transfer};
+
+/// Totals since the start of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Files delivered.
+    pub files_done: u64,
+    /// Files refused or lost.
+    pub files_failed: u64,
+    /// Files the uploader gave up.
+    pub files_aborted: u64,
+    /// Bytes of delivered files.
+    pub bytes_done: u64,
+    /// Payload bytes written.
+    pub bytes_received: u64,
+    /// Records of closed files.
+    pub skipped_closed: u64,
+    /// Chunks that were there.
+    pub skipped_duplicate: u64,
+    /// Records of replaced attempts.
+    pub skipped_stale: u64,
+    /// Records that contradict what came before.
+    pub skipped_conflict: u64,
+    /// Records of uploaders that are not accepted, or beyond the bounds of what is remembered.
+    pub skipped_not_accepted: u64,
+}
+
+impl Counts {
+    pub(super) fn skipped(&mut self, why: Skip) {
+        let counter = match why {
+            Skip::Closed => &mut self.skipped_closed,
+            Skip::Duplicate => &mut self.skipped_duplicate,
+            Skip::StaleAttempt => &mut self.skipped_stale,
+            Skip::Conflict => &mut self.skipped_conflict,
+            Skip::NotAccepted | Skip::TooManyStreams => &mut self.skipped_not_accepted,
+        };
+        *counter += 1;
+    }
+
+    pub(super) fn closed(&mut self, ending: &Ending) {
+        let counter = match ending {
+            Ending::Aborted => &mut self.files_aborted,
+            _ => &mut self.files_failed,
+        };
+        *counter += 1;
+    }
+}
+
+/// One partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Partition number.
+    pub partition: i32,
+    /// Next offset to be handled.
+    pub received: i64,
+    /// Everything below is durable here.
+    pub staged: i64,
+    /// Everything below is delivered or refused.
+    pub settled: i64,
+    /// The reader stands at the end.
+    pub at_end: bool,
+}
+
+/// One file under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferView {
+    /// Path below the spool, bytes.
+    pub path: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
+    /// Chunks here.
+    pub chunks_done: u64,
+    /// Chunks in all.
+    pub chunks_total: u64,
+    /// Bytes here.
+    pub bytes_done: u64,
+    /// Milliseconds since its first record.
+    pub age_ms: u64,
+}
+
+impl Merger {
+    /// Totals.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Every partition, in order.
+    pub fn partitions(&self) -> Vec<PartitionView> {
+        let view = |((&partition, state), (_, settled)): ((&i32, &super::Partition), (i32, i64))| PartitionView {
+            partition,
+            received: state.received,
+            staged: state.staged,
+            settled,
+            at_end: state.at_end,
+        };
+        self.partitions.iter().zip(self.settled()).map(view).collect()
+    }
+
+    /// Up to `limit` files under way, the largest first, and how many there are in all.
+    pub fn transfers(&self, now_ms: u64, limit: usize) -> (Vec<TransferView>, usize) {
+        let view = |transfer: &Transfer| TransferView {
+            path: transfer.header.file.path.as_bytes().to_vec(),
+            size: transfer.header.file.size,
+            chunks_done: transfer.chunks.count(),
+            chunks_total: transfer.header.chunk_count(),
+            bytes_done: transfer.bytes_written(),
+            age_ms: now_ms.saturating_sub(transfer.first_ms),
+        };
+        let mut views: Vec<TransferView> = self.open.values().filter(|t| !t.ended).map(view).collect();
+        let all = views.len();
+        views.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
+        views.truncate(limit);
+        (views, all)
+    }
+
+    /// Nothing is under way (files that were set aside do not count) and every reader stands at the end.
+    pub fn is_idle(&self) -> bool {
+        self.open.values().all(|transfer| transfer.stalled)
+            && self.closing.is_empty()
+            && self.partitions.values().all(|state| state.at_end)
+    }
+
+    /// Next offset to be handled, per partition.
+    pub fn received(&self) -> Vec<(i32, i64)> {
+        self.partitions.iter().map(|(&partition, state)| (partition, state.received)).collect()
+    }
+
+    /// Open files that wait for records of these partitions, by header; for naming what a lost range may have held.
+    pub fn waiting_on(&self, partition: i32) -> Vec<protocol::Header> {
+        let waits = |t: &&Transfer| {
+            let header = &t.header;
+            let partition = u32::try_from(partition).unwrap_or(u32::MAX);
+            !t.complete && !t.ended && header.partition_count > partition
+        };
+        self.open.values().filter(waits).map(|t| t.header.clone()).collect()
+    }
+}
