@@ -1,6 +1,27 @@
 //! The downloader: reads all partitions, merges chunks, makes each file visible in one atomic step.
 //!
-//! What must never happen here: a name in the output folder that is not a whole, verified, durable file.
+//! `service` keeps runs of the pipeline going; a run is partition tasks (`task`), the pure merge (`merge`) and the
+//! committer (`commit`). What must never happen here: a name in the output folder that is not a whole, verified,
+//! durable file.
 
+mod broker;
+mod commit;
+mod landing;
 pub mod merge;
+mod pipeline;
+mod positions;
+mod recover;
+mod report;
+mod service;
+mod shared;
+mod slots;
 pub mod store;
+mod task;
+mod text;
+
+pub use service::run;
+
+/// A panic ends the process, so a poisoned lock is never seen by anybody who could act on it.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

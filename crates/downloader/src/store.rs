@@ -13,6 +13,9 @@ use std::path::Path;
 /// Delivered files are remembered for questions (`why`); older ones beyond so many rows are dropped.
 const DELIVERED_ROWS_MAX: i64 = 1_000_000;
 
+/// Key of [`Store::began_at_the_beginning`].
+const BEGINNING: &str = "from_the_beginning";
+
 const SCHEMA: Schema = Schema {
     application_id: 0x5353_4401,
     migrations: &["
@@ -117,19 +120,30 @@ impl Store {
 
     /// Remembers a single value.
     pub fn set_meta(&mut self, key: &str, value: &str) -> Result<(), ledger::Error> {
+        self.ledger.transaction(|tx| write_meta(tx, key, value))
+    }
+
+    /// Forgets positions and open transfers: the topic they belonged to is gone. Closed ids stay closed, and the new
+    /// topic is read from its beginning.
+    pub fn forget_topic(&mut self, new_topic_id: &str) -> Result<(), ledger::Error> {
         self.ledger.transaction(|tx| {
-            tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, CAST(?2 AS BLOB))", params![key, value]).map(|_| ())
+            write_meta(tx, "topic_id", new_topic_id)?;
+            write_meta(tx, BEGINNING, "1")?;
+            tx.execute_batch("DELETE FROM partition; DELETE FROM transfer;")
         })
     }
 
-    /// Forgets positions and open transfers: the topic they belonged to is gone. Closed ids stay closed.
-    pub fn forget_topic(&mut self) -> Result<(), ledger::Error> {
-        self.ledger.transaction(|tx| tx.execute_batch("DELETE FROM partition; DELETE FROM transfer;"))
+    /// Sets where a run begins, and whether the reading as a whole began at the topic's true beginning.
+    pub fn begin(&mut self, positions: &[(i32, i64)], from_the_beginning: bool) -> Result<(), ledger::Error> {
+        self.ledger.transaction(|tx| {
+            write_meta(tx, BEGINNING, if from_the_beginning { "1" } else { "0" })?;
+            write_staged(tx, positions)
+        })
     }
 
-    /// Sets positions outside a batch (start, refetch).
-    pub fn set_positions(&mut self, positions: &[(i32, i64)]) -> Result<(), ledger::Error> {
-        self.ledger.transaction(|tx| write_staged(tx, positions))
+    /// Whether reading began at the topic's true beginning; `None` before the first start.
+    pub fn began_at_the_beginning(&self) -> Result<Option<bool>, ledger::Error> {
+        Ok(self.meta(BEGINNING)?.map(|value| value == "1"))
     }
 
     /// Forgets what had arrived of a transfer.
@@ -185,7 +199,11 @@ fn rows<T>(
 
 /// A row that this program cannot have written.
 fn damaged(what: &str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, format!("damaged {what}").into())
+    rusqlite::Error::FromSqlConversionFailure(
+        0,
+        rusqlite::types::Type::Blob,
+        format!("damaged {what}").into(),
+    )
 }
 
 fn id_from(uploader: Vec<u8>, incarnation: i64, sequence: i64) -> rusqlite::Result<TransferId> {
@@ -205,9 +223,15 @@ fn digest_from(blob: &[u8]) -> rusqlite::Result<Digest> {
     blob.try_into().map_err(|_| damaged("digest"))
 }
 
+fn write_meta(tx: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+    tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, CAST(?2 AS BLOB))", params![key, value]).map(|_| ())
+}
+
 fn write_staged(tx: &Transaction<'_>, staged: &[(i32, i64)]) -> rusqlite::Result<()> {
     let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO partition VALUES(?1, ?2)")?;
-    staged.iter().try_for_each(|(partition, offset)| statement.execute(params![partition, offset]).map(|_| ()))
+    staged
+        .iter()
+        .try_for_each(|(partition, offset)| statement.execute(params![partition, offset]).map(|_| ()))
 }
 
 fn delete_by_id(tx: &Transaction<'_>, table: &str, id: TransferId) -> rusqlite::Result<()> {
@@ -227,11 +251,13 @@ fn write_transfer(tx: &Transaction<'_>, state: &TransferState) -> rusqlite::Resu
         .iter()
         .flat_map(|(partition, offset)| [&partition.to_le_bytes()[..], &offset.to_le_bytes()].concat())
         .collect();
-    let nodes: Option<Vec<u8>> = state.nodes.as_ref().map(|nodes| nodes.iter().flat_map(node_bytes).collect());
+    let nodes: Option<Vec<u8>> =
+        state.nodes.as_ref().map(|nodes| nodes.iter().flat_map(node_bytes).collect());
     let promised = state.promised.as_ref().map(|digest| &digest[..]);
     let row = match found {
         Some((row, attempt)) if attempt == state.header.attempt.0 => {
-            let query = "UPDATE transfer SET promised = ?2, nodes = ?3, firsts = ?4, stalled = ?5 WHERE id = ?1";
+            let query =
+                "UPDATE transfer SET promised = ?2, nodes = ?3, firsts = ?4, stalled = ?5 WHERE id = ?1";
             tx.prepare_cached(query)?.execute(params![row, promised, nodes, firsts, state.stalled])?;
             row
         }
@@ -254,7 +280,10 @@ fn write_transfer(tx: &Transaction<'_>, state: &TransferState) -> rusqlite::Resu
         }
     };
     let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO chunks VALUES(?1, ?2, ?3)")?;
-    state.blocks.iter().try_for_each(|(block, bits)| statement.execute(params![row, *block as i64, bits]).map(|_| ()))
+    state
+        .blocks
+        .iter()
+        .try_for_each(|(block, bits)| statement.execute(params![row, *block as i64, bits]).map(|_| ()))
 }
 
 fn node_bytes(node: &Subtree) -> Vec<u8> {
@@ -310,7 +339,8 @@ fn write_stream(tx: &Transaction<'_>, change: &crate::merge::StreamChange) -> ru
 }
 
 fn write_delivered(tx: &Transaction<'_>, file: &Delivered) -> rusqlite::Result<()> {
-    let mut statement = tx.prepare_cached("INSERT INTO delivered VALUES(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    let mut statement =
+        tx.prepare_cached("INSERT INTO delivered VALUES(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
     let row = statement.insert(params![
         file.header.uploader.as_str(),
         file.header.spool.as_str(),

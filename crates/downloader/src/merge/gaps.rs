@@ -78,7 +78,8 @@ impl Merger {
     /// Answers the question once everything below the watermarks has been read.
     pub fn find_lost(&mut self) -> Vec<Lost> {
         let read = |armed: &Armed| {
-            let received = |partition: &i32| self.partitions.get(partition).map_or(-1, |state| state.received);
+            let received =
+                |partition: &i32| self.partitions.get(partition).map_or(-1, |state| state.received);
             armed.highs.iter().all(|(partition, high)| received(partition) >= *high)
         };
         if !self.armed.as_ref().is_some_and(read) {
@@ -133,7 +134,11 @@ impl Merger {
     ) {
         if start < end {
             self.close_range(key, start, end);
-            lost.push(Lost::Unseen { uploader: uploader.clone(), sequences: (start, end - 1), before_our_time });
+            lost.push(Lost::Unseen {
+                uploader: uploader.clone(),
+                sequences: (start, end - 1),
+                before_our_time,
+            });
         }
     }
 

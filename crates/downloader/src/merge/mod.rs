@@ -187,6 +187,17 @@ impl Merger {
         self.open.insert(id, transfer);
     }
 
+    /// Takes up a file whose content is durable but which could not be put into the output yet.
+    pub fn reopen_complete(&mut self, header: Header, digest: Digest) {
+        let id = header.transfer;
+        let mut transfer = Transfer::new(header, 0);
+        transfer.promised = Some(digest);
+        transfer.complete = true;
+        transfer.dirty = false;
+        self.open.insert(id, transfer);
+        self.complete.push_back(id);
+    }
+
     /// Asks what to do with a record. The reader then writes, reports, and calls [`Merger::passed`].
     pub fn offer(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
         let header = &record.header;
@@ -250,7 +261,8 @@ impl Merger {
         } else if header.file.size > self.limits.file_size_max {
             Some(Refusal::TooLarge)
         } else {
-            (counts_as_open && self.open_files() >= self.limits.open_files_max).then_some(Refusal::TooManyOpen)
+            (counts_as_open && self.open_files() >= self.limits.open_files_max)
+                .then_some(Refusal::TooManyOpen)
         };
         self.open.insert(header.transfer, Transfer::new(header.clone(), now_ms));
         refusal
@@ -319,7 +331,9 @@ impl Merger {
 
     /// Whether a ticket's file is still wanted (a reader that waits for disk space asks again).
     pub fn is_wanted(&self, ticket: &Ticket) -> bool {
-        self.open.get(&ticket.id).is_some_and(|transfer| transfer.attempt() == ticket.attempt && !transfer.ended)
+        self.open
+            .get(&ticket.id)
+            .is_some_and(|transfer| transfer.attempt() == ticket.attempt && !transfer.ended)
     }
 
     /// The header of an open transfer.
@@ -354,7 +368,9 @@ impl Merger {
     }
 
     fn finish_if_all_there(&mut self, id: TransferId) {
-        let Some(transfer) = self.open.get_mut(&id).filter(|t| t.has_everything() && !t.complete) else { return };
+        let Some(transfer) = self.open.get_mut(&id).filter(|t| t.has_everything() && !t.complete) else {
+            return;
+        };
         let whole = transfer.header.chunk_count() == 1;
         let root: Option<Digest> = transfer.tree.as_ref().and_then(|tree| tree.root());
         if !whole && root.is_some() && root != transfer.promised {
@@ -371,6 +387,18 @@ impl Merger {
         transfer.ended = true;
         transfer.complete = false;
         self.closing.push(Closing { header: transfer.header.clone(), ending });
+    }
+
+    /// Refuses an open file for good.
+    pub fn refuse(&mut self, id: TransferId, why: String) {
+        self.end(id, Ending::Unplaceable(why));
+    }
+
+    /// Gives a ticket back: the chunk could not be written and is not there.
+    pub fn not_written(&mut self, ticket: &Ticket) {
+        if let Some(transfer) = self.open.get_mut(&ticket.id).filter(|t| t.attempt() == ticket.attempt) {
+            transfer.writing.remove(&ticket.index);
+        }
     }
 
     /// Sets aside what got nothing for `stalled_after`; gives the headers, to be named once.

@@ -90,13 +90,14 @@ impl Merger {
 
     /// Every partition, in order.
     pub fn partitions(&self) -> Vec<PartitionView> {
-        let view = |((&partition, state), (_, settled)): ((&i32, &super::Partition), (i32, i64))| PartitionView {
-            partition,
-            received: state.received,
-            staged: state.staged,
-            settled,
-            at_end: state.at_end,
-        };
+        let view =
+            |((&partition, state), (_, settled)): ((&i32, &super::Partition), (i32, i64))| PartitionView {
+                partition,
+                received: state.received,
+                staged: state.staged,
+                settled,
+                at_end: state.at_end,
+            };
         self.partitions.iter().zip(self.settled()).map(view).collect()
     }
 

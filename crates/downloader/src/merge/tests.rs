@@ -84,11 +84,20 @@ impl World {
         let store = Store::open(Path::new(":memory:")).unwrap();
         let positions: Vec<(i32, i64)> = (0..log.len()).map(|p| (p as i32, 0)).collect();
         let merger = Merger::new(limits(), &positions, true);
-        World { log, disk: Disk::default(), store, merger, output: HashMap::new(), state: seed, crash_in: u64::MAX }
+        World {
+            log,
+            disk: Disk::default(),
+            store,
+            merger,
+            output: HashMap::new(),
+            state: seed,
+            crash_in: u64::MAX,
+        }
     }
 
     fn random(&mut self, below: u64) -> u64 {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.state >> 33) % below.max(1)
     }
 
@@ -112,7 +121,9 @@ impl World {
         let found = record.verify().unwrap();
         let verdict = self.merger.offer(Place { partition: partition as i32, offset: next }, &record, 0);
         if let Verdict::Write(ticket) = verdict {
-            let (Body::Whole { payload, .. } | Body::Chunk { payload, .. }) = record.body else { unreachable!() };
+            let (Body::Whole { payload, .. } | Body::Chunk { payload, .. }) = record.body else {
+                unreachable!()
+            };
             let partial = partial_name(ticket.id, ticket.attempt);
             self.disk.volatile.entry(partial).or_default().insert(ticket.at, payload.to_vec());
             self.step()?;
@@ -135,7 +146,9 @@ impl World {
             .map(|file| Intent { header: file.header.clone(), digest: file.digest, destination: vec![] })
             .collect();
         self.step()?;
-        for header in batch.completed.iter().map(|f| &f.header).chain(batch.transfers.iter().map(|t| &t.header)) {
+        for header in
+            batch.completed.iter().map(|f| &f.header).chain(batch.transfers.iter().map(|t| &t.header))
+        {
             self.sync(&partial_name(header.transfer, header.attempt));
             self.step()?;
         }
@@ -288,7 +301,8 @@ fn check(world: &World, scene: &Scene) {
             assert_eq!(delivered[0], content(sequence, size), "f{sequence}");
         }
     }
-    let ends: Vec<(i32, i64)> = world.log.iter().enumerate().map(|(p, l)| (p as i32, l.len() as i64)).collect();
+    let ends: Vec<(i32, i64)> =
+        world.log.iter().enumerate().map(|(p, l)| (p as i32, l.len() as i64)).collect();
     assert_eq!(world.merger.settled(), ends, "everything is settled in the end");
     assert!(world.merger.is_idle());
 }
@@ -376,7 +390,10 @@ fn numbers_older_than_the_topic_are_history_not_a_loss() {
     read_all(&mut world);
     world.merger.arm(&[(0, 1)]);
     let lost = world.merger.find_lost();
-    assert!(matches!(&lost[..], [Lost::Unseen { sequences: (0, 99), before_our_time: true, .. }]), "{lost:?}");
+    assert!(
+        matches!(&lost[..], [Lost::Unseen { sequences: (0, 99), before_our_time: true, .. }]),
+        "{lost:?}"
+    );
 }
 
 #[test]
@@ -407,8 +424,12 @@ fn a_wrong_digest_is_never_delivered() {
 
 #[test]
 fn limits_refuse_before_anything_is_written() {
-    let record_of = |sequence, size| Record { header: header(sequence, size, 0, CHUNK), body: Body::End { digest: [0; 32] } };
-    let mut merger = Merger::new(Limits { file_size_max: 5000, open_files_max: 1, ..limits() }, &[(0, 0)], true);
+    let record_of = |sequence, size| Record {
+        header: header(sequence, size, 0, CHUNK),
+        body: Body::End { digest: [0; 32] },
+    };
+    let mut merger =
+        Merger::new(Limits { file_size_max: 5000, open_files_max: 1, ..limits() }, &[(0, 0)], true);
     let at = |offset| Place { partition: 0, offset };
     assert_eq!(merger.offer(at(0), &record_of(0, 5001), 0), Verdict::Refuse(Refusal::TooLarge));
     assert_eq!(merger.offer(at(1), &record_of(0, 5001), 0), Verdict::Skip(Skip::Closed));

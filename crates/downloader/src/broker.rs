@@ -1,0 +1,113 @@
+//! Asking the broker about the topic, and waiting for it for ever.
+//!
+//! What must never happen here: giving up on a broker that is away, or a fault logged more than once in 30 s.
+
+use daemon::{CommonSettings, CreateTopic, Exit, Shutdown, Stop, Throttle};
+use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
+use std::time::Duration;
+use tracing::{error, info, warn};
+
+/// Bound of one question; shorter than the time a shutdown has.
+pub const ASK: Duration = Duration::from_secs(4);
+/// First wait after a failed question; doubled each time…
+const BACK_OFF_MIN: Duration = Duration::from_millis(500);
+/// …up to this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// The broker, as far as questions about the topic go.
+pub struct Broker {
+    admin: Admin,
+    settings: Settings,
+    create: Option<CreateTopic>,
+    throttle: Throttle,
+}
+
+impl Broker {
+    /// A client for questions. Fails only on the configuration.
+    pub fn new(common: &CommonSettings, settings: Settings) -> Result<Broker, Stop> {
+        let admin =
+            Admin::new(&settings).map_err(|error| Stop::new(Exit::Configuration, error.to_string()))?;
+        Ok(Broker {
+            admin,
+            settings,
+            create: common.create_topic,
+            throttle: Throttle::new(Throttle::INTERVAL),
+        })
+    }
+
+    /// One look; faults are said (throttled).
+    pub fn look_up(&self) -> Option<TopicInfo> {
+        self.said(self.admin.look_up(ASK))
+    }
+
+    /// One question for all watermarks; faults are said (throttled).
+    pub fn watermarks(&self, partitions: i32) -> Option<Vec<Watermarks>> {
+        self.said(self.admin.all_watermarks(partitions, ASK))
+    }
+
+    /// Offsets of the first records at or after a time; faults are said (throttled).
+    pub fn offsets_for_time(&self, partitions: i32, unix_ms: i64) -> Option<Vec<i64>> {
+        self.said(self.admin.offsets_for_time(partitions, unix_ms, ASK))
+    }
+
+    /// Asks until there is an answer; `None` when the daemon shall end.
+    pub fn wait_for<T>(&self, shutdown: &Shutdown, ask: impl Fn(&Broker) -> Option<T>) -> Option<T> {
+        let mut back_off = BACK_OFF_MIN;
+        loop {
+            if shutdown.requested() {
+                return None;
+            }
+            if let Some(answer) = ask(self) {
+                return Some(answer);
+            }
+            // Ends early, with an error, exactly when the end was asked for.
+            let _ = shutdown.channel().recv_timeout(back_off);
+            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    fn said<T>(&self, answer: kafka::Result<T>) -> Option<T> {
+        let error = match answer {
+            Ok(answer) => return Some(answer),
+            Err(error) => error,
+        };
+        match &error {
+            Error::TopicMissing { .. } => self.missing(),
+            Error::NotAuthorized(_) | Error::InvalidConfig(_) => {
+                if self.throttle.allow("refused").is_some() {
+                    error!("{error}; trying again");
+                }
+            }
+            Error::Unreachable(_) | Error::Other(_) => {
+                if self.throttle.allow("away").is_some() {
+                    warn!("{error}; waiting for it");
+                }
+            }
+        }
+        None
+    }
+
+    fn missing(&self) {
+        let topic = &self.settings.topic;
+        if let Some(CreateTopic { partitions, replication }) = self.create {
+            let config = [("message.timestamp.type", "LogAppendTime")];
+            match self.admin.create_topic(partitions, replication, &config, ASK) {
+                Ok(()) => info!("topic {topic} created with {partitions} partition(s)"),
+                Err(error) if self.throttle.allow("create").is_some() => {
+                    error!("topic {topic} cannot be created: {error}; trying again");
+                }
+                Err(_) => {}
+            }
+            return;
+        }
+        if self.throttle.allow("missing").is_some() {
+            let servers =
+                self.settings.properties.get("bootstrap.servers").map_or("HOST:PORT", String::as_str);
+            warn!(
+                "topic {topic} does not exist: waiting for it; create it with: kafka-topics.sh --create \
+                 --bootstrap-server {servers} --topic {topic} --partitions 6 --replication-factor 3 \
+                 --config message.timestamp.type=LogAppendTime"
+            );
+        }
+    }
+}

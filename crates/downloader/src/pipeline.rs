@@ -1,0 +1,425 @@
+//! One run of the pipeline: positions, consumer, partition tasks, committer, housekeeping, until something changes.
+//!
+//! A changed number of partitions, a licence that comes or goes, a topic made anew, a failed disk: all end the run, and
+//! the next one begins from the ledger. So there is one way to start, and it is exercised all the time.
+//! What must never happen here: reading on after a failed barrier; a run that reads fewer partitions than it commits.
+
+use crate::broker::Broker;
+use crate::commit::{Committer, Placement};
+use crate::merge::{Limits, Lost, Merger};
+use crate::positions::{Decision, Known, decide};
+use crate::recover;
+use crate::report::Report;
+use crate::shared::{Failure, Shared};
+use crate::slots::Slots;
+use crate::store::Store;
+use crate::task;
+use daemon::{Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
+use fsio::PartialStore;
+use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// The housekeeping's turn.
+const TURN: Duration = Duration::from_secs(1);
+/// Watermarks are asked for so often while a gap is suspected.
+const GAP_INTERVAL: Duration = Duration::from_secs(5);
+/// Bound of one answer of the broker; several keep one partition from waiting for another.
+const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Kafka's default of `max.message.bytes`, where the service does not tell.
+const LIMIT_ASSUMED_BYTES: usize = 1_048_588;
+
+/// Why a run ended.
+pub enum Ended {
+    /// The daemon shall end, or is idle long enough.
+    Done,
+    /// Something changed: begin again.
+    Changed,
+    /// A fault; begin again after a while, or end.
+    Failed(Failure),
+}
+
+/// What stays the same over all runs.
+pub struct Environment<'a> {
+    /// The configuration.
+    pub settings: &'a DownloaderSettings,
+    /// `--until-idle`.
+    pub until_idle: Option<Duration>,
+    /// The daemon's shell.
+    pub context: &'a Context,
+    /// How to reach the broker.
+    pub kafka: &'a Settings,
+    /// Questions about the topic.
+    pub broker: &'a Broker,
+    /// What the service allows.
+    pub profile: &'a ProfileLimits,
+    /// How files are put into the output.
+    pub placement: &'a Placement,
+    /// What is told about a run.
+    pub report: &'a Report,
+}
+
+/// Runs once.
+pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, Stop> {
+    let shutdown = &environment.context.shutdown;
+    let Some(topic) = environment.broker.wait_for(shutdown, Broker::look_up) else { return Ok(Ended::Done) };
+    notice_new_topic(&topic, store).map_err(ledger_stop)?;
+    let output = &environment.settings.output;
+    let partials = PartialStore::open(output).map_err(|error| Stop::io(output.display(), &error))?;
+    let slots = Slots::new(partials, environment.settings.disk_reserve);
+    let mut saved = store.load().map_err(ledger_stop)?;
+    let partials = recover::adopt_partials(&slots, &mut saved).map_err(|e| Stop::io(output.display(), &e))?;
+    let begun = store.began_at_the_beginning().map_err(ledger_stop)?;
+    let Some(mut decisions) = positions(environment, &topic, &saved.staged, begun.is_some()) else {
+        return Ok(Ended::Done);
+    };
+    say_positions(&decisions);
+    for (id, firsts) in partials.missing {
+        store.forget_transfer(id).map_err(ledger_stop)?;
+        for (partition, first) in firsts {
+            decisions
+                .iter_mut()
+                .filter(|d| d.partition == partition)
+                .for_each(|d| d.offset = d.offset.min(first));
+        }
+    }
+    let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
+    let from_the_beginning = begun.unwrap_or_else(|| starts.iter().all(|(_, offset)| *offset == 0));
+    store.begin(&starts, from_the_beginning).map_err(ledger_stop)?;
+    let mut merger = Merger::new(limits(environment.settings), &starts, from_the_beginning);
+    let intents = std::mem::take(&mut saved.intents);
+    recover::restore(&mut merger, &mut saved);
+    let shared = Arc::new(Shared::new(merger, slots));
+    let delivered = match recover::finish_intents(&shared, environment.placement, intents) {
+        Ok(delivered) => delivered,
+        Err(failure) => return Ok(Ended::Failed(failure)),
+    };
+    let multi = environment.context.license.multi_partition();
+    let consumer = start_consumer(environment, &topic, &starts, multi)?;
+    drive(environment, store, &shared, (topic, multi), consumer, delivered)
+}
+
+fn ledger_stop(error: ledger::Error) -> Stop {
+    Stop::new(Exit::Io, error.to_string())
+}
+
+fn limits(settings: &DownloaderSettings) -> Limits {
+    let names =
+        |names: &Vec<String>| names.iter().filter_map(|name| protocol::Name::new(name).ok()).collect();
+    Limits {
+        accept: settings.accept_uploaders.as_ref().map(names),
+        file_size_max: settings.file_size_max,
+        open_files_max: settings.open_files_max as usize,
+        stalled_after_ms: settings.stalled_after.as_millis() as u64,
+    }
+}
+
+/// A topic of the same name with another id: what was under way from the old one is gone.
+fn notice_new_topic(topic: &TopicInfo, store: &mut Store) -> Result<(), ledger::Error> {
+    let Some(id) = &topic.topic_id else { return Ok(()) };
+    match store.meta("topic_id")? {
+        Some(known) if known == *id => Ok(()),
+        Some(_) => {
+            error!("the topic was deleted and made anew: reading begins at its beginning");
+            for transfer in store.load()?.transfers {
+                let header = &transfer.header;
+                error!(
+                    "{}: lost with the old topic ({} of {} chunks were here) unless its uploader sends it again",
+                    escape_name(header.file.path.as_bytes()),
+                    transfer.chunks.count(),
+                    header.chunk_count()
+                );
+            }
+            store.forget_topic(id)
+        }
+        None => store.set_meta("topic_id", id),
+    }
+}
+
+fn positions(
+    environment: &Environment<'_>,
+    topic: &TopicInfo,
+    staged: &[(i32, i64)],
+    begun: bool,
+) -> Option<Vec<Decision>> {
+    let (broker, shutdown, count) = (environment.broker, &environment.context.shutdown, topic.partitions);
+    let marks = broker.wait_for(shutdown, |broker| broker.watermarks(count))?;
+    let committed = if begun { vec![None; count as usize] } else { committed(environment, count)? };
+    let starts: Vec<i64> = match environment.settings.start {
+        Start::Earliest => marks.iter().map(|marks| marks.low).collect(),
+        Start::Latest => marks.iter().map(|marks| marks.high).collect(),
+        Start::At(time) => {
+            let ms = time.as_millisecond();
+            broker.wait_for(shutdown, |broker| broker.offsets_for_time(count, ms))?
+        }
+    };
+    let known: Vec<Known> = (0..count)
+        .zip(marks)
+        .zip(committed.into_iter().zip(starts))
+        .map(|((partition, marks), (committed, start))| {
+            let staged = staged.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+            Known { staged, committed, marks, start }
+        })
+        .collect();
+    Some(decide(&known, begun))
+}
+
+/// What the group settled, for a downloader that lost its state.
+fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
+    let partitions: Vec<i32> = (0..count).collect();
+    let ask = |_: &Broker| {
+        let tuning = tuning(environment, None);
+        let group = group_id(environment);
+        let (set, readers) =
+            ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning).ok()?;
+        drop(readers);
+        let answer = set.committed(&partitions, crate::broker::ASK);
+        set.stop(Duration::from_secs(1));
+        match answer {
+            Ok(answer) => Some(answer),
+            // Without rights on the group there is nothing to learn from it, now or later.
+            Err(kafka::Error::NotAuthorized(why)) => {
+                warn!("the group's offsets cannot be read ({why}): beginning where `start` says");
+                Some(vec![None; partitions.len()])
+            }
+            Err(_) => None,
+        }
+    };
+    environment.broker.wait_for(&environment.context.shutdown, ask)
+}
+
+fn say_positions(decisions: &[Decision]) {
+    for decision in decisions {
+        if let Some((from, to)) = decision.lost {
+            error!(
+                "P{:02}: records {from} to {} were removed from the topic (retention or deletion) before they were read; \
+                 files that lay in them are named as they are found missing. Raise the topic's retention",
+                decision.partition,
+                to - 1
+            );
+        }
+        if let Some(records) = decision.ahead {
+            error!(
+                "P{:02}: the topic ends {records} record(s) before the place that was read up to: it was cut off or made \
+                 anew; it is read from its beginning, and what was delivered is not delivered again",
+                decision.partition
+            );
+        }
+    }
+}
+
+fn group_id(environment: &Environment<'_>) -> String {
+    format!("streamsend-downloader-{}", environment.settings.common.name)
+}
+
+fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> ConsumerTuning {
+    // Three eighths of the budget wait in queues; answers on their way and the pages being written take the rest.
+    let queued_max_kbytes_total = (environment.settings.common.memory_max / 8 * 3 / 1024) as usize;
+    let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
+    let message_max_bytes = believed.or(environment.profile.max_record_bytes).unwrap_or(LIMIT_ASSUMED_BYTES);
+    ConsumerTuning { queued_max_kbytes_total, fetch_max_bytes: FETCH_MAX_BYTES, message_max_bytes }
+}
+
+fn start_consumer(
+    environment: &Environment<'_>,
+    topic: &TopicInfo,
+    starts: &[(i32, i64)],
+    multi: bool,
+) -> Result<(ConsumerSet, Vec<kafka::Reader>), Stop> {
+    let positions: Vec<Position> =
+        starts.iter().map(|&(partition, offset)| Position { partition, offset }).collect();
+    let split = if multi { Split::PerPartition } else { Split::Merged };
+    let tuning = tuning(environment, topic.max_message_bytes);
+    ConsumerSet::start(environment.kafka, &group_id(environment), &positions, split, &tuning)
+        .map_err(|error| Stop::new(Exit::Configuration, error.to_string()))
+}
+
+fn drive(
+    environment: &Environment<'_>,
+    store: &mut Store,
+    shared: &Arc<Shared>,
+    (topic, multi): (TopicInfo, bool),
+    (consumer, readers): (ConsumerSet, Vec<kafka::Reader>),
+    delivered: Vec<crate::store::Delivered>,
+) -> Result<Ended, Stop> {
+    environment.report.began(shared, multi, &topic, readers.len());
+    let ended = std::thread::scope(|scope| {
+        let tasks: Vec<_> = readers
+            .into_iter()
+            .map(|reader| {
+                let name =
+                    reader.partition().map_or_else(|| "partitions".to_owned(), |p| format!("partition-{p}"));
+                std::thread::Builder::new().name(name).spawn_scoped(scope, || task::run(reader, shared))
+            })
+            .collect();
+        let committer = Committer::new(shared, store, &consumer, environment.placement, delivered);
+        let committer =
+            std::thread::Builder::new().name("committer".into()).spawn_scoped(scope, || committer.run());
+        let all_started = committer.is_ok() && tasks.iter().all(Result::is_ok);
+        let ended =
+            if all_started { Keeper::new(environment, shared, &topic, multi).keep() } else { Ended::Done };
+        shared.request_stop();
+        // A task that panicked has ended the process; what the others wrote is made durable once more.
+        tasks.into_iter().flatten().for_each(|task| drop(task.join()));
+        if let Ok(Ok(committer)) = committer.map(std::thread::ScopedJoinHandle::join) {
+            committer.finish();
+        }
+        all_started.then_some(ended)
+    });
+    consumer.stop(Duration::from_secs(2));
+    let ended = ended.ok_or_else(|| Stop::new(Exit::Internal, "the system gives no threads"))?;
+    Ok(shared.take_failure().map_or(ended, Ended::Failed))
+}
+
+/// The housekeeping of one run.
+struct Keeper<'a> {
+    environment: &'a Environment<'a>,
+    shared: &'a Shared,
+    topic: &'a TopicInfo,
+    multi: bool,
+    looked_up: Instant,
+    gap_asked: Instant,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(
+        environment: &'a Environment<'a>,
+        shared: &'a Shared,
+        topic: &'a TopicInfo,
+        multi: bool,
+    ) -> Keeper<'a> {
+        let now = Instant::now();
+        Keeper { environment, shared, topic, multi, looked_up: now, gap_asked: now }
+    }
+
+    fn keep(mut self) -> Ended {
+        let context = self.environment.context;
+        let changes = context.license.changes();
+        loop {
+            crossbeam_channel::select! {
+                recv(context.shutdown.channel()) -> _ => {}
+                recv(changes) -> _ => {}
+                default(TURN) => {}
+            }
+            if context.shutdown.requested() || self.shared.stopping() {
+                return Ended::Done;
+            }
+            context.status.progress();
+            if context.license.multi_partition() != self.multi {
+                return Ended::Changed;
+            }
+            if self.topic_changed() {
+                return Ended::Changed;
+            }
+            self.look_for_gaps();
+            self.set_stalled_aside();
+            if self.is_idle_long_enough() {
+                return Ended::Done;
+            }
+        }
+    }
+
+    /// New partitions, or another topic under the name.
+    fn topic_changed(&mut self) -> bool {
+        if self.looked_up.elapsed() < self.environment.settings.common.metadata_interval {
+            return false;
+        }
+        self.looked_up = Instant::now();
+        let Some(now) = self.environment.broker.look_up() else { return false };
+        if now.topic_id != self.topic.topic_id && now.topic_id.is_some() {
+            warn!("the topic has another id than before");
+            return true;
+        }
+        if now.partitions != self.topic.partitions {
+            info!("the topic has {} partition(s) now, {} before", now.partitions, self.topic.partitions);
+            return true;
+        }
+        if let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) {
+            self.environment.report.set_watermarks(&highs(&marks));
+        }
+        false
+    }
+
+    fn look_for_gaps(&mut self) {
+        let suspects = self.shared.merger().suspects_a_gap();
+        if !suspects || self.gap_asked.elapsed() < GAP_INTERVAL {
+            return;
+        }
+        self.gap_asked = Instant::now();
+        if !self.shared.merger().is_armed() {
+            // Partitions that are not read yet could hold what seems to be missing.
+            let Some(now) = self.environment.broker.look_up() else { return };
+            if now.partitions != self.topic.partitions {
+                self.looked_up = Instant::now() - self.environment.settings.common.metadata_interval;
+                return;
+            }
+            let Some(marks) = self.environment.broker.watermarks(now.partitions) else { return };
+            self.shared.merger().arm(&highs(&marks));
+        }
+        let lost = self.shared.merger().find_lost();
+        lost.iter().for_each(say_lost);
+    }
+
+    fn set_stalled_aside(&self) {
+        let aside = self.shared.merger().set_stalled_aside(self.shared.now_ms());
+        for header in aside {
+            warn!(
+                "{}: nothing came for stalled_after: set aside on disk; it completes if its chunks come",
+                escape_name(header.file.path.as_bytes())
+            );
+        }
+    }
+
+    fn is_idle_long_enough(&self) -> bool {
+        let Some(idle) = self.environment.until_idle else { return false };
+        let quiet =
+            self.shared.now_ms().saturating_sub(self.shared.tallies.last_record_ms.load(Ordering::Relaxed));
+        if !self.shared.merger().is_idle() || u128::from(quiet) < idle.as_millis() {
+            return false;
+        }
+        // The end that a reader saw may be old by now.
+        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
+        let merger = self.shared.merger();
+        merger.is_idle()
+            && merger.received().iter().zip(&marks).all(|((_, received), marks)| *received >= marks.high)
+    }
+}
+
+fn highs(marks: &[Watermarks]) -> Vec<(i32, i64)> {
+    marks.iter().enumerate().map(|(partition, marks)| (partition as i32, marks.high)).collect()
+}
+
+fn say_lost(lost: &Lost) {
+    match lost {
+        Lost::File { header, chunks, before_our_time } => {
+            let name = escape_name(header.file.path.as_bytes());
+            let count = header.chunk_count();
+            if *before_our_time {
+                warn!(
+                    "{name}: began before the oldest record that was read; {chunks} of {count} chunks came"
+                );
+            } else {
+                error!(
+                    "{name}: lost: {chunks} of {count} chunks came, the rest is gone from the topic; drop it again at \
+                     uploader {}",
+                    header.uploader
+                );
+            }
+        }
+        Lost::Unseen { uploader, sequences: (first, last), before_our_time } => {
+            let files = last - first + 1;
+            if *before_our_time {
+                info!(
+                    "{files} file(s) of uploader {uploader} are older than the oldest record that was read"
+                );
+            } else {
+                error!(
+                    "{files} file(s) of uploader {uploader} lost (numbers {first} to {last}): none of their records is on \
+                     the topic any more; its log and ledger say which they were"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Where reading begins: pure decisions from the ledger, the group's offsets and the topic's watermarks.
+//!
+//! What must never happen here: skipping records without saying which.
+
+use kafka::Watermarks;
+
+/// What is known of one partition at start.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Staged watermark of the ledger.
+    pub staged: Option<i64>,
+    /// Offset the group committed (settled), used only when there is no ledger.
+    pub committed: Option<i64>,
+    /// What the topic has.
+    pub marks: Watermarks,
+    /// Where `start` says a downloader without state begins.
+    pub start: i64,
+}
+
+/// Where one partition is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Partition number.
+    pub partition: i32,
+    /// First offset to read.
+    pub offset: i64,
+    /// Offsets `[from, to)` that are gone from the topic and were never read.
+    pub lost: Option<(i64, i64)>,
+    /// The ledger is ahead of the topic's end by so many records: the topic was cut off.
+    pub ahead: Option<i64>,
+}
+
+/// Decides for every partition, in order. `has_ledger` tells a new partition from a new downloader.
+pub fn decide(known: &[Known], has_ledger: bool) -> Vec<Decision> {
+    let any_committed = known.iter().any(|partition| partition.committed.is_some());
+    let decide_one = |(number, known): (usize, &Known)| {
+        let Watermarks { low, high } = known.marks;
+        let wanted = match (known.staged, known.committed) {
+            (Some(staged), _) => staged,
+            // A partition the ledger does not know is new: from its beginning.
+            (None, _) if has_ledger => low,
+            (None, Some(committed)) => committed,
+            (None, None) if any_committed => low,
+            (None, None) => known.start.clamp(low, high),
+        };
+        let remembered = known.staged.is_some() || (!has_ledger && known.committed.is_some());
+        let lost = (remembered && wanted < low).then_some((wanted, low));
+        let ahead = (wanted > high).then(|| wanted - high);
+        // Cut off or recreated without our knowing: everything there is read; closed files are known by their ids.
+        let offset = if ahead.is_some() { low } else { wanted.max(low) };
+        Decision { partition: number as i32, offset, lost, ahead }
+    };
+    known.iter().enumerate().map(decide_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(staged: Option<i64>, committed: Option<i64>, low: i64, high: i64, start: i64) -> Known {
+        Known { staged, committed, marks: Watermarks { low, high }, start }
+    }
+
+    fn offsets(known: &[Known], has_ledger: bool) -> Vec<i64> {
+        decide(known, has_ledger).iter().map(|d| d.offset).collect()
+    }
+
+    #[test]
+    fn the_ledger_is_the_truth_and_a_new_partition_is_read_from_its_beginning() {
+        assert_eq!(offsets(&[known(Some(5), Some(3), 0, 9, 9), known(None, None, 2, 9, 9)], true), [5, 2]);
+    }
+
+    #[test]
+    fn without_a_ledger_the_group_then_start_decide() {
+        assert_eq!(offsets(&[known(None, Some(3), 0, 9, 9), known(None, None, 0, 9, 9)], false), [3, 0]);
+        assert_eq!(offsets(&[known(None, None, 1, 9, 0), known(None, None, 0, 4, 9)], false), [1, 4]);
+    }
+
+    #[test]
+    fn what_is_gone_is_named() {
+        let gone = decide(&[known(Some(5), None, 8, 9, 0)], true);
+        assert_eq!((gone[0].offset, gone[0].lost), (8, Some((5, 8))));
+        let cut = decide(&[known(Some(50), None, 8, 9, 0)], true);
+        assert_eq!((cut[0].offset, cut[0].ahead), (8, Some(41)));
+        assert_eq!(decide(&[known(None, None, 8, 9, 0)], false)[0].lost, None, "never read is not lost");
+    }
+}

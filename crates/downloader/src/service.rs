@@ -1,0 +1,193 @@
+//! The downloader as a service: folders, locks, ledger, and one run of the pipeline after the other.
+//!
+//! What must never happen here: two processes on one state directory or output folder; a state directory used with
+//! another output folder than its own (a missing partial would be taken for a delivered file).
+
+use crate::broker::Broker;
+use crate::commit::Placement;
+use crate::pipeline::{self, Ended, Environment};
+use crate::report::Report;
+use crate::shared::Failure;
+use crate::store::Store;
+use daemon::{Context, DownloaderRun, DownloaderSettings, Exit, OnConflict, Stop, profile_limits};
+use fsio::Collision;
+use fsio::lock::{DirLock, LockError};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tracing::{error, warn};
+
+/// Descriptors beside those of open transfers: ledger, sockets, folders, files waiting for the committer.
+const DESCRIPTORS_BESIDE: u64 = 2048;
+/// First wait after a run that failed; doubled up to `FAILED_WAIT_MAX`.
+const FAILED_WAIT_MIN: Duration = Duration::from_secs(1);
+const FAILED_WAIT_MAX: Duration = Duration::from_secs(30);
+/// So many disk faults in a row that are not about space end the process.
+const DISK_FAULTS_MAX: u32 = 5;
+
+/// The downloader's body.
+///
+/// # Errors
+/// What ends the process; see the exit codes.
+pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -> Result<(), Stop> {
+    let output = &settings.output;
+    if !output.is_dir() {
+        let message =
+            format!("output {0} is not a folder: make it (mkdir -p {0}) or change output", output.display());
+        return Err(Stop::new(Exit::Configuration, message));
+    }
+    let state = &settings.common.state_directory;
+    fsio::mkdir_all_durable(state)
+        .map_err(|e| Stop::io(format!("state_directory {}", state.display()), &e))?;
+    let _state_lock = lock(&state.join("lock"), state)?;
+    fsio_work_folder(output)?;
+    let _output_lock = lock(&output.join(".streamsend/lock"), output)?;
+    fsio::raise_open_file_limit(u64::from(settings.open_files_max) + DESCRIPTORS_BESIDE);
+    let mut store = Store::open(&state.join("ledger.db")).map_err(|e| Stop::new(Exit::Io, e.to_string()))?;
+    bind_to_output(&mut store, output, state)?;
+    let bootstrap = settings.common.kafka.get("bootstrap.servers").cloned().unwrap_or_default();
+    let profile = profile_limits(settings.common.kafka_profile, &bootstrap);
+    let kafka = kafka_settings(&settings, &profile);
+    let broker = Broker::new(&settings.common, kafka.clone())?;
+    let report = Report::new(context.clone(), settings.common.topic.clone());
+    let placement = Placement {
+        landing: settings.landing.clone(),
+        collision: match settings.on_conflict {
+            OnConflict::KeepBoth => Collision::KeepBoth,
+            OnConflict::Replace => Collision::Replace,
+            OnConflict::Reject => Collision::Reject,
+        },
+        commit_interval: profile.commit_interval,
+    };
+    let environment = Environment {
+        settings: &settings,
+        until_idle: run.until_idle,
+        context: &context,
+        kafka: &kafka,
+        broker: &broker,
+        profile: &profile,
+        placement: &placement,
+        report: &report,
+    };
+    runs(&environment, &mut store)
+}
+
+fn kafka_settings(settings: &DownloaderSettings, profile: &daemon::ProfileLimits) -> kafka::Settings {
+    let suited = profile.properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let mut properties: std::collections::BTreeMap<String, String> = suited.collect();
+    properties.extend(settings.common.kafka.clone());
+    let client_id = format!("streamsend-downloader-{}", settings.common.name);
+    kafka::Settings { properties, topic: settings.common.topic.clone(), client_id }
+}
+
+fn runs(environment: &Environment<'_>, store: &mut Store) -> Result<(), Stop> {
+    let shutdown = &environment.context.shutdown;
+    let (mut wait, mut disk_faults) = (FAILED_WAIT_MIN, 0);
+    loop {
+        let began = std::time::Instant::now();
+        let ended = pipeline::run(environment, store)?;
+        if shutdown.requested() && !matches!(ended, Ended::Failed(Failure::Ledger(_))) {
+            return Ok(());
+        }
+        let failure = match ended {
+            Ended::Done => return Ok(()),
+            Ended::Changed => continue,
+            Ended::Failed(failure) => failure,
+        };
+        if began.elapsed() > FAILED_WAIT_MAX * 2 {
+            (wait, disk_faults) = (FAILED_WAIT_MIN, 0);
+        }
+        disk_faults += u32::from(is_hard_disk_fault(&failure));
+        say_failure(failure, disk_faults)?;
+        // Ends early exactly when the end was asked for.
+        let _ = shutdown.channel().recv_timeout(wait);
+        wait = (wait * 2).min(FAILED_WAIT_MAX);
+    }
+}
+
+fn is_hard_disk_fault(failure: &Failure) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(failure, Failure::Disk(_, error)
+        if !matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+}
+
+fn say_failure(failure: Failure, disk_faults: u32) -> Result<(), Stop> {
+    match failure {
+        Failure::Ledger(error) => Err(Stop::new(Exit::Io, error.to_string())),
+        Failure::Disk(what, error) if disk_faults >= DISK_FAULTS_MAX => {
+            Err(Stop::io(format!("{what} failed {disk_faults} times: check the disk of the output"), &error))
+        }
+        Failure::Disk(what, error) => {
+            error!(
+                "{what}: {error}: what was written since the last checkpoint is read again; check the output's disk and \
+                 its free space"
+            );
+            Ok(())
+        }
+        Failure::OutOfRange(partition) => {
+            warn!("P{partition:02}: the next record is not on the topic any more; looking where it goes on");
+            Ok(())
+        }
+        Failure::Client(message) => {
+            warn!("the Kafka client gave up ({message}): starting another");
+            Ok(())
+        }
+    }
+}
+
+fn lock(path: &Path, folder: &Path) -> Result<DirLock, Stop> {
+    DirLock::acquire(path).map_err(|error| match error {
+        LockError::Held { .. } => {
+            let message = format!("another streamsend-downloader uses {}: {error}", folder.display());
+            Stop::new(Exit::AlreadyRunning, message)
+        }
+        LockError::Io(error) => Stop::io(format!("cannot lock {}", path.display()), &error),
+    })
+}
+
+/// Makes the work folder; the first thing that shows an output that cannot be written.
+fn fsio_work_folder(output: &Path) -> Result<(), Stop> {
+    fsio::PartialStore::open(output)
+        .map(|_| ())
+        .map_err(|error| Stop::io(format!("output {} cannot be written", output.display()), &error))
+}
+
+/// The output carries an id; the ledger remembers it.
+fn bind_to_output(store: &mut Store, output: &Path, state: &Path) -> Result<(), Stop> {
+    let path = output.join(".streamsend/id");
+    let io_stop = |error: io::Error| Stop::io(path.display(), &error);
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io_stop(error)),
+    };
+    let ledger_stop = |error: ledger::Error| Stop::new(Exit::Io, error.to_string());
+    let known = store.meta("output_id").map_err(ledger_stop)?;
+    match (found, known) {
+        (Some(found), Some(known)) if found == known => Ok(()),
+        (Some(found), None) => store.set_meta("output_id", &found).map_err(ledger_stop),
+        (None, None) => {
+            let id = uuid::Uuid::new_v4().to_string();
+            write_durably(&path, &id).map_err(io_stop)?;
+            store.set_meta("output_id", &id).map_err(ledger_stop)
+        }
+        (_, Some(_)) => Err(Stop::new(
+            Exit::Configuration,
+            format!(
+                "the state in {} belongs to another output folder than {}: give this output a state_directory of its own, \
+                 or put the old output back",
+                state.display(),
+                output.display()
+            ),
+        )),
+    }
+}
+
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let file = std::fs::File::create(&temporary)?;
+    io::Write::write_all(&mut &file, text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| fsio::Dir::open(folder)?.fsync())
+}

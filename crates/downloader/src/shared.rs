@@ -1,0 +1,130 @@
+//! What the tasks of one run of the pipeline share: the merge behind its lock, the partials, and how the run ends.
+//!
+//! What must never happen here: input or output while the merge is locked.
+
+use crate::merge::Merger;
+use crate::slots::Slots;
+use daemon::Throttle;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Finished files that may wait for the committer; readers wait above it. Bounds open files and memory.
+pub const COMPLETE_WAITING_MAX: usize = 1024;
+/// A checkpoint is due after so many bytes...
+pub const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+/// ...or after this time.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why a run of the pipeline ended by itself.
+#[derive(Debug)]
+pub enum Failure {
+    /// The output's disk: nothing since the last barrier counts.
+    Disk(String, std::io::Error),
+    /// The ledger: the process ends.
+    Ledger(ledger::Error),
+    /// A position is not on the topic any more.
+    OutOfRange(i32),
+    /// The client is dead.
+    Client(String),
+}
+
+/// Counters beside those of the merge.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    /// Records that are not ours or damaged.
+    pub undecodable: AtomicU64,
+    /// Milliseconds of the run's clock at the last record.
+    pub last_record_ms: AtomicU64,
+}
+
+/// Shared by the partition tasks, the committer and the housekeeping.
+#[derive(Debug)]
+pub struct Shared {
+    merger: Mutex<Merger>,
+    /// Wakes the committer.
+    pub work: Condvar,
+    /// Wakes readers that wait for the committer.
+    pub room: Condvar,
+    /// The partials.
+    pub slots: Slots,
+    /// Bytes written since the last checkpoint.
+    pub dirty_bytes: AtomicU64,
+    /// See [`Tallies`].
+    pub tallies: Tallies,
+    /// One line per fault and 30 s.
+    pub throttle: Throttle,
+    /// Readers that wait for disk space.
+    pub paused: AtomicU64,
+    stop: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+    began: Instant,
+}
+
+impl Shared {
+    /// A run that begins now.
+    pub fn new(merger: Merger, slots: Slots) -> Shared {
+        Shared {
+            merger: Mutex::new(merger),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            slots,
+            dirty_bytes: AtomicU64::new(0),
+            tallies: Tallies::default(),
+            throttle: Throttle::new(Throttle::INTERVAL),
+            paused: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            failure: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The merge; never held over input or output.
+    pub fn merger(&self) -> MutexGuard<'_, Merger> {
+        crate::lock(&self.merger)
+    }
+
+    /// Milliseconds since the run began.
+    pub fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Ends the run; the first reason counts.
+    pub fn fail(&self, failure: Failure) {
+        crate::lock(&self.failure).get_or_insert(failure);
+        self.request_stop();
+    }
+
+    /// Asks every task to end.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // Under the lock, so that nobody goes to sleep between looking at the flag and being woken.
+        let _merger = self.merger();
+        self.work.notify_all();
+        self.room.notify_all();
+    }
+
+    /// Whether the run ends.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether the run ends because of a fault: what is not behind a barrier does not count then.
+    pub fn failed(&self) -> bool {
+        crate::lock(&self.failure).is_some()
+    }
+
+    /// Takes the reason.
+    pub fn take_failure(&self) -> Option<Failure> {
+        crate::lock(&self.failure).take()
+    }
+
+    /// Sleeps on the merge's lock until woken or `timeout`.
+    pub fn wait_for_room(&self, timeout: Duration) {
+        let merger = self.merger();
+        if !self.stopping() {
+            // A wake-up without cause only makes the caller look again.
+            let _ = self.room.wait_timeout(merger, timeout);
+        }
+    }
+}
