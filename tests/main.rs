@@ -1,1 +1,11 @@
-//! End-to-end tests.
+//! End to end: both daemons as processes, a real Kafka, real folders. Each test has its own topic and folders.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod arrivals;
+mod configuration;
+mod delivery;
+mod faults;
+mod licence;
+mod partitions;
+mod rig;
+mod sizes;

@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The operator's tool; see the library `tool`.
+
+fn main() -> std::process::ExitCode {
+    tool::main()
+}

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! `streamsend-uploader`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::run_uploader(uploader::run)
+}

@@ -1,1 +1,56 @@
-//! kafka
+//! The Kafka client of Streamsend: the only crate that names rdkafka.
+//!
+//! Three clients over librdkafka, each with its own threads and no async: [`Admin`] for lookups, [`Producer`] for
+//! zero-copy sending, [`ConsumerSet`] for reading exact positions. What must never happen here: a record reported
+//! as acknowledged without an offset from the broker, a record reported twice or not at all, a topic created by a
+//! typo, a caller hanging because the broker is away, a record header being looked at (a hostile header name must
+//! stay harmless), a payload or password in a log line.
+#![allow(unsafe_code, reason = "librdkafka is a C library; every block states why it is sound")]
+
+mod admin;
+mod client;
+mod complaint;
+mod consumer;
+mod ffi;
+mod producer;
+mod reader;
+mod request;
+mod settings;
+
+pub use admin::{Admin, TopicInfo, Watermarks};
+pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
+pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
+pub use reader::{Polled, Reader, Record};
+pub use settings::Settings;
+
+/// What went wrong, sorted by what to do next. The text is meant for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No broker answered in time: try again later.
+    #[error("Kafka cannot be reached: {0}")]
+    Unreachable(String),
+    /// The broker answered and does not have the topic: try again later, somebody may create it.
+    #[error("topic {topic} does not exist: create it, or check the spelling of the topic setting")]
+    TopicMissing {
+        /// The topic asked for.
+        topic: String,
+    },
+    /// The broker refused: report loudly, try again later.
+    #[error("Kafka refuses access: {0}")]
+    NotAuthorized(String),
+    /// librdkafka refused a property: starting makes no sense before the configuration is changed.
+    #[error("Kafka client configuration: {0}")]
+    InvalidConfig(String),
+    /// Anything else; the text says what. Trying again may help.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Version of librdkafka in this binary, for example `2.12.1`.
+pub fn library_version() -> String {
+    // SAFETY: returns a static NUL-terminated string.
+    unsafe { ffi::text(rdkafka::bindings::rd_kafka_version_str()) }
+}

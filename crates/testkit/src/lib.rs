@@ -1,1 +1,23 @@
-//! testkit
+//! What tests and the demo need around the daemons: a real Kafka broker, the daemons as child processes, folders full of
+//! recomputable files, digests of whole trees, a watcher of the output folder, and the topic read back.
+//!
+//! For development only; no daemon depends on it. What must never happen here: a process or folder outlives the test run (children
+//! die with the thread that keeps them, folders of dead runs are swept), a test waits by sleeping a fixed time (everything polls
+//! for a condition, [`wait_until`]), or a failure hides what the daemon said (the tail of its log is printed on panic).
+
+mod broker;
+mod daemon;
+mod process;
+mod scratch;
+pub mod source;
+pub mod topic;
+pub mod tree;
+mod wait;
+mod watcher;
+
+pub use broker::{Broker, BrokerBuilder, shared_broker, unique_topic};
+pub use daemon::Daemon;
+pub use scratch::{Scratch, scratch};
+pub use source::Source;
+pub use wait::{LONG, wait_for, wait_until};
+pub use watcher::{Sighting, Watcher, assert_all_whole};

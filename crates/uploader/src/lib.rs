@@ -1,1 +1,25 @@
-//! uploader
+//! The uploader: watches spool folders, cuts finished files into records, produces them to chosen partitions.
+//!
+//! ```text
+//! spool ── Ready ──► engine (scheduler: pure) ──► readers ──► producer ──► Kafka
+//!   ▲                  │       ▲                                │
+//!   └──── Answer ──────┘       └── acknowledgements, ledger ◄───┘
+//! ```
+//! A sequence number is durable in the ledger before any record of it is sent, and ends, whatever happens, in an
+//! acknowledged WHOLE, END or ABORT. What must never happen in this crate: a file sent in a mixture of two versions, a
+//! file counted as sent that Kafka has not acknowledged, a file put away before that is written down.
+
+mod broker;
+mod disposal;
+mod engine;
+mod ledger_thread;
+mod link;
+mod progress;
+mod reader;
+mod records;
+mod remembered;
+mod scheduler;
+pub mod spool;
+mod wire;
+
+pub use engine::run;

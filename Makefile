@@ -1,0 +1,47 @@
+# The only entry point. `make demo` shows it working, `make test` checks everything; both fetch what they need.
+
+SHELL := /bin/sh
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CARGO := cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build clean fmt tools kafka
+
+help:
+	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
+	@echo "             BOOTSTRAP=HOST:PORT uses that broker; DEMO_DIR=DIR is the work folder)"
+	@echo "make test    lint, then every test, the end-to-end tests against a real Kafka among them"
+	@echo "make lint    formatting, clippy, documentation, house rules"
+	@echo "make build   release binaries in $(TARGET)/release"
+	@echo "make fmt     formats the sources"
+	@echo "make clean   removes everything that was built or fetched"
+
+tools:
+	@scripts/ensure-tools
+
+# With a broker given there is nothing to fetch.
+demo: tools $(if $(BOOTSTRAP),,kafka)
+	$(CARGO) build --release --locked --package streamsend --package testkit --bins
+	@exec $(TARGET)/release/streamsend-demo
+
+test: tools kafka lint
+	$(CARGO) build --locked --bins
+	$(CARGO) test --workspace --locked
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
+	@scripts/house-rules
+
+build: tools
+	$(CARGO) build --release --locked --bins
+
+kafka: tools
+	@scripts/kafka-libs
+
+fmt: tools
+	$(CARGO) fmt --all
+
+clean:
+	$(CARGO) clean

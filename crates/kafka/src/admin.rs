@@ -1,0 +1,352 @@
+//! Lookups and changes of the topic.
+//!
+//! What must never happen here: a topic created by looking for it, an answer taken from a cache, a wait beyond the
+//! caller's timeout, a service that refuses one detail (topic id, limits) taken for a broken one.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as sys;
+
+use crate::client::{Client, Context, Kind, POLL_MS, Poller};
+use crate::ffi::{self, PartitionList, code};
+use crate::request::{Request, TopicAnswer};
+use crate::settings::{self, Settings};
+use crate::{Error, Result};
+
+/// Pause before a lookup is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// What a service may take for the details we can do without.
+const DETAIL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Dropping waits this long for librdkafka's threads.
+const DROP_DEADLINE: Duration = Duration::from_secs(5);
+/// `ListOffsets` takes these in place of a time.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+
+/// What the broker says about the topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Kafka's uuid of the topic in base64; `None` when the broker is too old or refuses to tell.
+    pub topic_id: Option<String>,
+    /// Number of partitions, at least 1.
+    pub partitions: i32,
+    /// The topic's `max.message.bytes`; `None` when the service refuses to tell.
+    pub max_message_bytes: Option<usize>,
+    /// Whether `message.timestamp.type` is `LogAppendTime`; `None` when the service refuses to tell.
+    pub timestamp_type_log_append: Option<bool>,
+}
+
+/// Both ends of a partition's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Offset of the oldest record still there.
+    pub low: i64,
+    /// Offset the next record will get.
+    pub high: i64,
+}
+
+/// A client for lookups, to be kept and used again: making one costs a connection.
+pub struct Admin {
+    // Before the client: it must not be the one to destroy it, see `drop`.
+    poller: Poller,
+    client: Option<Arc<Client>>,
+    topic: String,
+    c_topic: CString,
+}
+
+impl Admin {
+    /// Starts the client; does not wait for a broker. Fails only on the configuration.
+    pub fn new(settings: &Settings) -> Result<Admin> {
+        let c_topic = ffi::c_string("the topic", &settings.topic)?;
+        let context = Context::new(&settings.client_id, None);
+        let client = Arc::new(Client::new(Kind::Producer, &settings::for_admin(settings), context)?);
+        // Tokens are only fetched while somebody polls. The last owner destroys the client, and that may wait.
+        let poller = Poller::start("kafka-admin", Arc::clone(&client), |client| client.poll(POLL_MS), drop)?;
+        Ok(Admin { poller, client: Some(client), topic: settings.topic.clone(), c_topic })
+    }
+
+    /// Asks for the topic's partitions and limits. Waits up to `timeout`.
+    pub fn look_up(&self, timeout: Duration) -> Result<TopicInfo> {
+        let deadline = Instant::now() + timeout;
+        let partitions = self.metadata(deadline)?.partitions;
+        let detail = deadline.min(Instant::now() + DETAIL_TIMEOUT);
+        let config = self.describe_config(detail);
+        Ok(TopicInfo {
+            topic_id: self.topic_id(detail),
+            partitions,
+            max_message_bytes: config.as_ref().and_then(|config| config.max_message_bytes),
+            timestamp_type_log_append: config.as_ref().and_then(|config| config.log_append_time),
+        })
+    }
+
+    /// Creates the topic and waits until all of it can be used. `replication` -1 leaves it to the broker. A topic that
+    /// exists already is fine, whatever its shape.
+    pub fn create_topic(
+        &self,
+        partitions: i32,
+        replication: i32,
+        config: &[(&str, &str)],
+        timeout: Duration,
+    ) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let answer = Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS)
+            .create_topic(&self.c_topic, partitions, replication, config, deadline)?;
+        self.accept(&answer, &[code::TOPIC_ALREADY_EXISTS])?;
+        // Until every partition has a leader an idempotent producer can lose its first records there.
+        loop {
+            let ready = self.metadata(deadline).and_then(|seen| {
+                if seen.leaderless > 0 {
+                    let text = format!("{} partitions of {} have no leader yet", seen.leaderless, self.topic);
+                    return Err(Error::Unreachable(text));
+                }
+                self.all_watermarks(seen.partitions, deadline.saturating_duration_since(Instant::now()))
+            });
+            match ready {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() + RETRY_AFTER >= deadline => return Err(error),
+                Err(_) => std::thread::sleep(RETRY_AFTER),
+            }
+        }
+    }
+
+    /// Grows the topic to `total` partitions.
+    pub fn add_partitions(&self, total: i32, timeout: Duration) -> Result<()> {
+        let answer =
+            Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATEPARTITIONS)
+                .add_partitions(&self.c_topic, total, Instant::now() + timeout)?;
+        self.accept(&answer, &[])
+    }
+
+    /// Deletes the topic with all its records.
+    pub fn delete_topic(&self, timeout: Duration) -> Result<()> {
+        let answer = Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DELETETOPICS)
+            .delete_topic(&self.c_topic, Instant::now() + timeout)?;
+        self.accept(&answer, &[])
+    }
+
+    /// Deletes the records before each `(partition, offset)`; offset -1 means all.
+    pub fn delete_records(&self, before: &[(i32, i64)], timeout: Duration) -> Result<()> {
+        let list = PartitionList::new(&self.c_topic, before.iter().copied());
+        let entries = Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DELETERECORDS)
+            .delete_records(&self.topic, &list, Instant::now() + timeout)?;
+        match entries.iter().find(|entry| entry.err != code::NONE) {
+            Some(entry) => Err(self.client().error(entry.err, &self.topic, "")),
+            None => Ok(()),
+        }
+    }
+
+    /// Both ends of one partition, asked of its leader now.
+    pub fn watermarks(&self, partition: i32, timeout: Duration) -> Result<Watermarks> {
+        let found = self.ends(&[partition], Instant::now() + timeout)?;
+        Ok(found[0])
+    }
+
+    /// Both ends of partitions 0 to `partitions` - 1, asked of their leaders now: two requests per broker in all.
+    pub fn all_watermarks(&self, partitions: i32, timeout: Duration) -> Result<Vec<Watermarks>> {
+        self.ends(&(0..partitions).collect::<Vec<_>>(), Instant::now() + timeout)
+    }
+
+    /// For each partition the offset of the first record not older than `unix_ms`; the end where there is none.
+    pub fn offsets_for_time(&self, partitions: i32, unix_ms: i64, timeout: Duration) -> Result<Vec<i64>> {
+        let deadline = Instant::now() + timeout;
+        let wanted: Vec<i32> = (0..partitions).collect();
+        let mut offsets = self.list_offsets(&wanted, unix_ms.max(0), deadline)?;
+        if offsets.iter().any(|offset| *offset < 0) {
+            let ends = self.list_offsets(&wanted, LATEST, deadline)?;
+            for (offset, end) in offsets.iter_mut().zip(ends) {
+                if *offset < 0 {
+                    *offset = end;
+                }
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// Last connection-level complaint; `None` once a lookup worked.
+    pub fn complaint(&self) -> Option<String> {
+        self.client().complaints().current()
+    }
+
+    fn client(&self) -> &Client {
+        self.client.as_ref().expect("only drop takes the client away")
+    }
+
+    fn ends(&self, partitions: &[i32], deadline: Instant) -> Result<Vec<Watermarks>> {
+        let lows = self.list_offsets(partitions, EARLIEST, deadline)?;
+        let highs = self.list_offsets(partitions, LATEST, deadline)?;
+        Ok(lows.into_iter().zip(highs).map(|(low, high)| Watermarks { low, high }).collect())
+    }
+
+    /// One offset per partition, in the order asked. Tries again until the deadline what a broker may still cure
+    /// (an election, a stale leader epoch), but not what it will not (no topic, no rights).
+    fn list_offsets(&self, partitions: &[i32], time: i64, deadline: Instant) -> Result<Vec<i64>> {
+        let mut found: Vec<Option<i64>> = vec![None; partitions.len()];
+        // Only a question about a time can have the answer -1, "nothing so late".
+        let least = if time >= 0 { -1 } else { 0 };
+        loop {
+            let missing = partitions.iter().zip(&found).filter(|(_, offset)| offset.is_none());
+            let list = PartitionList::new(&self.c_topic, missing.map(|(partition, _)| (*partition, time)));
+            let answer = Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS)
+                .list_offsets(&self.topic, &list, deadline);
+            let mut trouble = None;
+            match answer {
+                Ok(entries) => {
+                    for entry in entries {
+                        let place = partitions.iter().position(|partition| *partition == entry.partition);
+                        match place {
+                            Some(_) if entry.err != code::NONE => {
+                                trouble = Some(self.client().error(entry.err, &self.topic, ""));
+                            }
+                            // A leader that was away in the middle gives "invalid", and no error.
+                            Some(_) if entry.offset < least => {
+                                trouble = Some(self.client().error(code::TRANSPORT, &self.topic, ""));
+                            }
+                            Some(place) => found[place] = Some(entry.offset),
+                            None => {}
+                        }
+                    }
+                }
+                Err(error) => trouble = Some(error),
+            }
+            if let Some(offsets) = found.iter().copied().collect::<Option<Vec<i64>>>() {
+                self.client().complaints().healthy();
+                return Ok(offsets);
+            }
+            let trouble = trouble.unwrap_or_else(|| {
+                Error::Other(format!("the broker left out partitions of topic {}", self.topic))
+            });
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(trouble);
+            }
+            std::thread::sleep(RETRY_AFTER);
+            // Says precisely what is wrong with the topic, and brings leaders and epochs up to date.
+            let seen = self.metadata(deadline)?;
+            if let Some(beyond) = partitions.iter().find(|partition| **partition >= seen.partitions) {
+                return Err(Error::Other(format!("topic {} has no partition {beyond}", self.topic)));
+            }
+        }
+    }
+
+    /// Asks a broker (never a cache) for the topic.
+    fn metadata(&self, deadline: Instant) -> Result<Seen> {
+        let timeout = ffi::millis(deadline.saturating_duration_since(Instant::now()));
+        let client = self.client();
+        // SAFETY: the client is live; the name is NUL-terminated and copied; null configuration means the default.
+        // The handle is ours: it goes to `TopicHandle`, which gives it back before the client can go.
+        let handle =
+            unsafe { sys::rd_kafka_topic_new(client.as_ptr(), self.c_topic.as_ptr(), std::ptr::null_mut()) };
+        let Some(handle) = std::ptr::NonNull::new(handle).map(TopicHandle) else {
+            return Err(Error::InvalidConfig(format!(
+                "librdkafka does not take the topic name {}",
+                self.topic
+            )));
+        };
+        let mut metadata = std::ptr::null();
+        // SAFETY: live client and handle, a place for the pointer; the wait is bounded.
+        let err = unsafe {
+            ffi::rd_kafka_metadata(client.as_ptr(), 0, handle.0.as_ptr(), &raw mut metadata, timeout)
+        };
+        if err != code::NONE {
+            return Err(client.error(err, &self.topic, ""));
+        }
+        let metadata = MetadataAnswer(metadata);
+        client.complaints().healthy();
+        metadata.topic(&self.topic)
+    }
+
+    /// The topic's uuid, `None` when it cannot be had.
+    fn topic_id(&self, deadline: Instant) -> Option<String> {
+        Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS)
+            .topic_id(&self.c_topic, deadline)
+            .ok()
+            .flatten()
+    }
+
+    /// The limits, `None` when they cannot be had. Right after creation a broker may not know the topic here yet.
+    fn describe_config(&self, deadline: Instant) -> Option<crate::request::TopicConfig> {
+        loop {
+            let answer =
+                Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS)
+                    .describe_config(&self.topic, &self.c_topic, deadline);
+            match answer {
+                Ok(config) => return Some(config),
+                Err(Error::TopicMissing { .. }) if Instant::now() + RETRY_AFTER < deadline => {
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                Err(error) => {
+                    tracing::debug!(target: "kafka", topic = self.topic, %error, "the topic's limits are unknown");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn accept(&self, answers: &[TopicAnswer], fine: &[i32]) -> Result<()> {
+        match answers.iter().find(|answer| answer.err != code::NONE && !fine.contains(&answer.err)) {
+            Some(answer) => Err(self.client().error(answer.err, &self.topic, &answer.text)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // The poll thread is then the last owner and destroys the client; here the wait is bounded.
+        self.client = None;
+        self.poller.stop(DROP_DEADLINE);
+    }
+}
+
+/// What metadata says about the topic.
+struct Seen {
+    partitions: i32,
+    leaderless: usize,
+}
+
+/// A reference to a topic object.
+struct TopicHandle(std::ptr::NonNull<sys::rd_kafka_topic_t>);
+
+impl Drop for TopicHandle {
+    fn drop(&mut self) {
+        // SAFETY: our own reference, not used after this.
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// An answer to a metadata request.
+struct MetadataAnswer(*const sys::rd_kafka_metadata);
+
+impl MetadataAnswer {
+    fn topic(&self, topic: &str) -> Result<Seen> {
+        // SAFETY: librdkafka filled the structure: `topics` has `topic_cnt` entries and `partitions` of each has
+        // `partition_cnt`. Error codes are read as numbers, and no reference is made to a struct holding one.
+        unsafe {
+            let missing = || Error::TopicMissing { topic: topic.to_owned() };
+            if (*self.0).topic_cnt < 1 {
+                return Err(missing());
+            }
+            let entry = (*self.0).topics;
+            let err = ffi::stored_code(&raw const (*entry).err);
+            if err != code::NONE && err != code::LEADER_NOT_AVAILABLE {
+                return Err(ffi::classify(err, topic, ""));
+            }
+            let count = (*entry).partition_cnt;
+            if count < 1 {
+                return Err(missing());
+            }
+            let partitions = (*entry).partitions;
+            let leaderless =
+                (0..usize::try_from(count).unwrap_or(0)).filter(|i| (*partitions.add(*i)).leader < 0).count();
+            Ok(Seen { partitions: count, leaderless })
+        }
+    }
+}
+
+impl Drop for MetadataAnswer {
+    fn drop(&mut self) {
+        // SAFETY: ours, made by `rd_kafka_metadata`, not used after this.
+        unsafe { sys::rd_kafka_metadata_destroy(self.0) }
+    }
+}

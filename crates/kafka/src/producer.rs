@@ -1,0 +1,413 @@
+//! The zero-copy producer: librdkafka reads a record's buffer where it lies and gives it back with the report.
+//!
+//! What must never happen here: a buffer freed or changed while librdkafka may still read it, a record reported
+//! twice or never, an acknowledgement without an offset, a drop that waits for a broker.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as sys;
+
+use crate::client::{Client, Context, Kind, POLL_MS, Poller, Report, ticket_pointer};
+use crate::ffi::{self, code};
+use crate::settings::{self, Settings};
+use crate::{Error, Result};
+
+/// After a purge librdkafka reports at once; this is only for a machine in trouble.
+const PURGE_DEADLINE: Duration = Duration::from_secs(5);
+/// Dropping waits this long for reports and librdkafka's threads, then leaves the rest to the poll thread.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Sizes and switches of a producer.
+#[derive(Debug, Clone)]
+pub struct ProducerTuning {
+    /// The client's `message.max.bytes`: the topic's `max.message.bytes` less 61 bytes of batch header. A record fits
+    /// when key and value together are at most this less 36.
+    pub message_max_bytes: usize,
+    /// `queue.buffering.max.kbytes`, KiB: above the caller's own byte credits, so that it is never the limit.
+    pub queue_max_kbytes: usize,
+    /// `enable.idempotence`; a user's property of that name wins.
+    pub idempotence: bool,
+    /// `linger.ms`: how long a batch that is not full waits for more; a user's property of that name wins.
+    pub linger: Duration,
+}
+
+/// What a record's life ended in. Only `Acknowledged` means that the broker has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every in-sync replica has it.
+    Acknowledged {
+        /// Its offset in the partition, 0 or more.
+        offset: i64,
+    },
+    /// "Success" without an offset, which proves nothing: it must be sent again.
+    Unproven,
+    /// Not acknowledged; it may be stored all the same.
+    Failed {
+        /// What librdkafka says, for the operator.
+        error: String,
+        /// The producer is dead.
+        fatal: bool,
+        /// What to do with the record.
+        retry: Disposition,
+    },
+}
+
+/// What to do with a record that was not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Send it again, by this producer or another.
+    Resend,
+    /// Its size was refused: the same record will never pass.
+    TooLarge,
+    /// The broker refuses this client; send it again later, and tell somebody.
+    NotAuthorized,
+    /// The producer is dead: make a new one, then send again.
+    NewProducer,
+}
+
+/// The report about one record.
+#[derive(Debug)]
+pub struct Delivery<T> {
+    /// Partition it was sent to.
+    pub partition: i32,
+    /// The caller's token.
+    pub token: T,
+    /// The buffer as it was given, for reuse.
+    pub value: Vec<u8>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// A record that `send` did not take; no report will come for it.
+#[derive(Debug)]
+pub struct Rejected<T> {
+    /// The caller's token.
+    pub token: T,
+    /// The buffer as it was given.
+    pub value: Vec<u8>,
+    /// What librdkafka says, for the operator.
+    pub error: String,
+    /// What to do with the record; `Resend` when the queue is full or the partition not known yet.
+    pub retry: Disposition,
+}
+
+/// A producer for one topic. Shared freely between threads.
+pub struct Producer<T: Send + 'static> {
+    // Before the core: see `drop`.
+    poller: Poller,
+    core: Option<Arc<Core<T>>>,
+}
+
+impl<T: Send + 'static> Producer<T> {
+    /// Starts it; does not wait for a broker. Fails only on the configuration.
+    ///
+    /// `on_delivery` is called on the producer's own thread, exactly once for every record that [`Producer::send`] took,
+    /// at the latest while the producer is dropped. It must not wait for long: nothing else is reported meanwhile.
+    pub fn new(
+        settings: &Settings,
+        tuning: &ProducerTuning,
+        on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+    ) -> Result<Self> {
+        let ledger = Arc::new(Ledger::new(on_delivery));
+        let on_report = {
+            let ledger = Arc::clone(&ledger);
+            Box::new(move |report: Report| ledger.settle(&report))
+        };
+        let context = Context::new(&settings.client_id, Some(on_report));
+        let client = Client::new(Kind::Producer, &settings::for_producer(settings, tuning), context)?;
+        let c_topic = ffi::c_string("the topic", &settings.topic)?;
+        let topic = Topic::new(&client, &c_topic)
+            .ok_or_else(|| Error::InvalidConfig(format!("bad topic name {}", settings.topic)))?;
+        let core = Arc::new(Core { topic: Some(topic), client: Some(client), ledger });
+        let poller = Poller::start(
+            "kafka-producer",
+            Arc::clone(&core),
+            |core: &Arc<Core<T>>| core.client().poll(POLL_MS),
+            |core| core.wind_up(),
+        )?;
+        Ok(Self { poller, core: Some(core) })
+    }
+
+    /// Hands a record to librdkafka without copying the value. On `Err` nothing was taken.
+    pub fn send(
+        &self,
+        partition: i32,
+        key: &[u8],
+        value: Vec<u8>,
+        token: T,
+    ) -> std::result::Result<(), Rejected<T>> {
+        let core = self.core();
+        let (at, length) = (value.as_ptr(), value.len());
+        // First into the table: the report may come before `rd_kafka_produce` returns.
+        let ticket = core.ledger.open(partition, value, token);
+        // SAFETY: topic and client are live. The flags say neither copy nor free, so librdkafka reads `length` bytes
+        // at `at` until its report for `ticket`, or until its threads are gone; that buffer is owned by the table and
+        // moves out of it only then (`Ledger::settle`, `Core::wind_up`). Moving the `Vec` does not move its bytes, and
+        // nobody has a reference to them meanwhile. The key is copied. The opaque is a number, never dereferenced.
+        let (outcome, err) = unsafe {
+            let outcome = sys::rd_kafka_produce(
+                core.topic().as_ptr(),
+                partition,
+                0,
+                at.cast_mut().cast(),
+                length,
+                if key.is_empty() { std::ptr::null() } else { key.as_ptr().cast() },
+                key.len(),
+                ticket_pointer(ticket),
+            );
+            (outcome, if outcome == 0 { code::NONE } else { ffi::rd_kafka_last_error() })
+        };
+        if outcome == 0 {
+            return Ok(());
+        }
+        let flight = core.ledger.withdraw(ticket).expect("librdkafka reports only what it took");
+        let error = core.client().fatal_error().unwrap_or_else(|| ffi::describe(err));
+        Err(Rejected { token: flight.token, value: flight.value, error, retry: disposition(err) })
+    }
+
+    /// Records taken and not reported yet.
+    pub fn in_flight(&self) -> usize {
+        self.core().ledger.outstanding()
+    }
+
+    /// Waits until every record is reported, up to `deadline`. `true`: all are.
+    pub fn flush(&self, deadline: Duration) -> bool {
+        self.core().ledger.wait_empty(deadline)
+    }
+
+    /// The error that killed this producer, if one did: make a new one.
+    pub fn fatal_error(&self) -> Option<String> {
+        self.core().client().fatal_error()
+    }
+
+    /// Last connection-level complaint (all brokers down, authentication failed, ...); `None` once a record was
+    /// acknowledged, or when the fault is long gone.
+    pub fn complaint(&self) -> Option<String> {
+        self.core().client().complaints().current()
+    }
+
+    /// For tests of fault handling: kills this producer the way a broker's refusal of its sequence would.
+    pub fn test_fatal_error(&self) {
+        let err = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        // SAFETY: the client is live, the reason is NUL-terminated and copied.
+        unsafe {
+            sys::rd_kafka_test_fatal_error(self.core().client().as_ptr(), err, c"raised by a test".as_ptr());
+        }
+    }
+
+    fn core(&self) -> &Core<T> {
+        self.core.as_ref().expect("only drop takes the core away")
+    }
+}
+
+impl<T: Send + 'static> Drop for Producer<T> {
+    /// Gives up what is not acknowledged: each such record is reported as failed, to be sent again.
+    fn drop(&mut self) {
+        // The poll thread is then the last owner.
+        self.core = None;
+        // Dropped by its own report handler: the thread winds up after that, and must not wait for itself.
+        let deadline = if self.poller.is_current() { Duration::ZERO } else { DROP_DEADLINE };
+        if !self.poller.stop(deadline) && !deadline.is_zero() {
+            tracing::warn!(
+                target: "kafka",
+                "the Kafka client does not end in time; its last reports come when it does"
+            );
+        }
+    }
+}
+
+/// librdkafka's side of the producer.
+struct Core<T> {
+    // Order of fields: the topic must go before the client.
+    topic: Option<Topic>,
+    client: Option<Client>,
+    ledger: Arc<Ledger<T>>,
+}
+
+impl<T: Send + 'static> Core<T> {
+    fn client(&self) -> &Client {
+        self.client.as_ref().expect("only wind_up takes the client away")
+    }
+
+    fn topic(&self) -> &Topic {
+        self.topic.as_ref().expect("only wind_up takes the topic away")
+    }
+
+    /// The end, on the poll thread: takes everything back from librdkafka, destroys it, reports what is left.
+    fn wind_up(self: Arc<Self>) {
+        self.ledger.closing.store(true, Ordering::Release);
+        let deadline = Instant::now() + PURGE_DEADLINE;
+        let flags =
+            sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT | sys::RD_KAFKA_PURGE_F_NON_BLOCKING;
+        while self.ledger.outstanding() > 0 && Instant::now() < deadline {
+            // SAFETY: the client is live. Non-blocking: a broker thread in a slow name lookup must not hold us.
+            unsafe { sys::rd_kafka_purge(self.client().as_ptr(), flags) };
+            self.client().poll(POLL_MS);
+        }
+        let ledger = Arc::clone(&self.ledger);
+        let Some(mut core) = Arc::into_inner(self) else { return };
+        core.topic = None;
+        // Returns when librdkafka's threads are gone: from here on nobody reads the buffers.
+        core.client = None;
+        ledger.abandon();
+    }
+}
+
+/// A reference to librdkafka's topic object.
+struct Topic(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: librdkafka's topic objects have their own lock and may be used by any thread.
+unsafe impl Send for Topic {}
+// SAFETY: as above.
+unsafe impl Sync for Topic {}
+
+impl Topic {
+    fn new(client: &Client, name: &CString) -> Option<Self> {
+        // SAFETY: live client, NUL-terminated name that is copied; null configuration means the client's own.
+        let topic = unsafe { sys::rd_kafka_topic_new(client.as_ptr(), name.as_ptr(), std::ptr::null_mut()) };
+        NonNull::new(topic).map(Self)
+    }
+
+    fn as_ptr(&self) -> *mut sys::rd_kafka_topic_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: our own reference, not used after this.
+        unsafe { sys::rd_kafka_topic_destroy(self.as_ptr()) }
+    }
+}
+
+/// A record that librdkafka may be reading.
+struct Flight<T> {
+    partition: i32,
+    value: Vec<u8>,
+    token: T,
+}
+
+/// Owner of every record in flight, by ticket. A ticket is given out once and settled once.
+struct Ledger<T> {
+    open: Mutex<Open<T>>,
+    empty: Condvar,
+    /// The producer is being dropped: failures are our doing, not its death.
+    closing: AtomicBool,
+    on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+}
+
+struct Open<T> {
+    flights: HashMap<usize, Flight<T>>,
+    next_ticket: usize,
+    /// Also counts the record whose report is being delivered.
+    unreported: usize,
+}
+
+impl<T> Ledger<T> {
+    fn new(on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>) -> Self {
+        let open = Open { flights: HashMap::new(), next_ticket: 1, unreported: 0 };
+        Self { open: Mutex::new(open), empty: Condvar::new(), closing: AtomicBool::new(false), on_delivery }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open<T>> {
+        // Nothing panics under this lock; and if it did, the table would still own the buffers.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, partition: i32, value: Vec<u8>, token: T) -> usize {
+        let mut open = self.lock();
+        let ticket = open.next_ticket;
+        open.next_ticket += 1;
+        open.flights.insert(ticket, Flight { partition, value, token });
+        open.unreported += 1;
+        ticket
+    }
+
+    /// Takes back a record that librdkafka did not take.
+    fn withdraw(&self, ticket: usize) -> Option<Flight<T>> {
+        let flight = self.lock().flights.remove(&ticket)?;
+        self.reported();
+        Some(flight)
+    }
+
+    /// librdkafka is done with a record.
+    fn settle(&self, report: &Report) {
+        // In a statement of its own: the lock must be free again when the caller's code runs.
+        let flight = self.lock().flights.remove(&report.ticket);
+        match flight {
+            Some(flight) => {
+                let dead = report.dead && !self.closing.load(Ordering::Acquire);
+                self.deliver(flight, outcome(report, dead));
+            }
+            None => tracing::error!(target: "kafka", ticket = report.ticket, "report for an unknown record"),
+        }
+    }
+
+    /// The client is gone without a report for these.
+    fn abandon(&self) {
+        let left: Vec<Flight<T>> = self.lock().flights.drain().map(|(_, flight)| flight).collect();
+        for flight in left {
+            let error = "the Kafka client was closed before the broker answered".to_owned();
+            self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend });
+        }
+    }
+
+    fn deliver(&self, flight: Flight<T>, outcome: Outcome) {
+        let Flight { partition, value, token } = flight;
+        let delivery = Delivery { partition, token, value, outcome };
+        if catch_unwind(AssertUnwindSafe(|| (self.on_delivery)(delivery))).is_err() {
+            tracing::error!(target: "kafka", partition, "the handler of delivery reports panicked");
+        }
+        self.reported();
+    }
+
+    fn reported(&self) {
+        let mut open = self.lock();
+        open.unreported -= 1;
+        if open.unreported == 0 {
+            self.empty.notify_all();
+        }
+    }
+
+    fn outstanding(&self) -> usize {
+        self.lock().unreported
+    }
+
+    fn wait_empty(&self, deadline: Duration) -> bool {
+        let open = self.lock();
+        let waited = self.empty.wait_timeout_while(open, deadline, |open| open.unreported > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.unreported == 0
+    }
+}
+
+/// What a report means for the record. A dead producer's failures all need a new one, except a size never to pass.
+fn outcome(report: &Report, dead: bool) -> Outcome {
+    match (report.err, report.offset) {
+        (code::NONE, offset) if offset >= 0 => Outcome::Acknowledged { offset },
+        (code::NONE, _) => Outcome::Unproven,
+        (err, _) => {
+            let retry = match disposition(err) {
+                Disposition::TooLarge => Disposition::TooLarge,
+                _ if dead => Disposition::NewProducer,
+                other => other,
+            };
+            Outcome::Failed { error: ffi::describe(err), fatal: dead, retry }
+        }
+    }
+}
+
+/// What an error means for the record, as far as the error alone says.
+fn disposition(err: i32) -> Disposition {
+    match err {
+        code::MSG_SIZE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE => Disposition::TooLarge,
+        code::TOPIC_REFUSED | code::CLUSTER_REFUSED => Disposition::NotAuthorized,
+        code::FATAL => Disposition::NewProducer,
+        _ => Disposition::Resend,
+    }
+}

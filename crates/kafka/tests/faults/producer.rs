@@ -1,0 +1,266 @@
+//! Every record has one report, and it says the truth.
+
+use std::time::Duration;
+
+use kafka::{Delivery, Disposition, Outcome, Producer, Split};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use super::common::{
+    Reports, TIMEOUT, at_end, fill, mock, must_end, nobody, producer_tuning, read_until, settings,
+    settings_for, start, tokens, wait_for, with,
+};
+
+fn retry_of(delivery: &Delivery<u64>) -> Disposition {
+    match &delivery.outcome {
+        Outcome::Failed { retry, .. } => *retry,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+#[test]
+fn records_are_acknowledged_with_their_offsets_and_the_buffers_come_back() {
+    let mock = mock(3);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    for token in 0..30 {
+        let partition = i32::try_from(token % 3).unwrap();
+        let value = vec![u8::try_from(token).unwrap(); 1_000];
+        producer.send(partition, b"key", value, token).unwrap();
+    }
+    assert!(producer.flush(TIMEOUT));
+    assert_eq!(producer.in_flight(), 0);
+    for delivery in reports.take(30) {
+        let token = delivery.token;
+        assert_eq!(delivery.partition, i32::try_from(token % 3).unwrap());
+        assert_eq!(delivery.value, vec![u8::try_from(token).unwrap(); 1_000]);
+        assert_eq!(delivery.outcome, Outcome::Acknowledged { offset: i64::try_from(token / 3).unwrap() });
+    }
+    assert_eq!(producer.complaint(), None);
+    assert_eq!(producer.fatal_error(), None);
+}
+
+#[test]
+fn large_and_empty_values_arrive_as_they_were() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    // The largest the client takes: key and value together are its limit less 36.
+    let large: Vec<u8> =
+        (0..1_048_527_u32 - 36 - 3).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+    producer.send(0, b"key", large.clone(), 0).unwrap();
+    producer.send(0, b"", Vec::new(), 1).unwrap();
+    assert!(producer.flush(TIMEOUT));
+    reports.take(2);
+    let (set, mut readers) = start(&mock, &[(0, 0)], Split::PerPartition);
+    let seen = read_until(&mut readers[0], at_end);
+    drop(readers);
+    set.stop(TIMEOUT);
+    let values: Vec<&[u8]> = seen
+        .iter()
+        .filter_map(|seen| match seen {
+            super::common::Seen::Record { value, .. } => Some(value.as_slice()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(values, [large.as_slice(), b""]);
+}
+
+#[test]
+fn what_is_too_large_is_refused_and_given_back() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    let rejected = producer.send(0, b"", vec![1; 1_048_527 - 36 + 1], 7).unwrap_err();
+    assert_eq!((rejected.retry, rejected.token), (Disposition::TooLarge, 7));
+    assert_eq!(rejected.value.len(), 1_048_527 - 36 + 1);
+    assert_eq!(producer.in_flight(), 0);
+    assert!(producer.flush(TIMEOUT));
+}
+
+#[test]
+fn a_full_queue_gives_the_record_back_to_be_sent_later() {
+    let reports = Reports::default();
+    let tuning = kafka::ProducerTuning { queue_max_kbytes: 1, ..producer_tuning() };
+    let producer = Producer::new(&settings_for(&nobody(), "files"), &tuning, reports.handler()).unwrap();
+    producer.send(0, b"", vec![1; 1_000], 0).unwrap();
+    let rejected = producer.send(0, b"", vec![2; 1_000], 1).unwrap_err();
+    assert_eq!((rejected.retry, rejected.token, rejected.value), (Disposition::Resend, 1, vec![2; 1_000]));
+    drop(producer);
+    assert_eq!(retry_of(&reports.take(1)[0]), Disposition::Resend);
+}
+
+#[test]
+fn the_brokers_refusals_say_what_to_do() {
+    let cases = [
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Disposition::TooLarge),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Disposition::NotAuthorized),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, Disposition::NotAuthorized),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, Disposition::Resend),
+    ];
+    let mock = mock(1);
+    let reports = Reports::default();
+    let start = || Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    for (err, expected) in cases {
+        mock.request_errors(RDKafkaApiKey::Produce, &[err]);
+        let producer = start();
+        producer.send(0, b"", vec![1], 0).unwrap();
+        let report = reports.take(1).remove(0);
+        assert_eq!(retry_of(&report), expected, "{report:?}");
+        assert!(matches!(report.outcome, Outcome::Failed { fatal: false, .. }));
+    }
+    // Passing faults are librdkafka's own business.
+    let producer = start();
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        ],
+    );
+    producer.send(0, b"", vec![1], 1).unwrap();
+    assert_eq!(reports.take(1)[0].outcome, Outcome::Acknowledged { offset: 0 });
+}
+
+#[test]
+fn a_success_without_an_offset_proves_nothing() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let tuning = kafka::ProducerTuning { idempotence: true, ..producer_tuning() };
+    let producer = Producer::new(&settings(&mock), &tuning, reports.handler()).unwrap();
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+    );
+    producer.send(0, b"", vec![1], 0).unwrap();
+    assert_eq!(reports.take(1)[0].outcome, Outcome::Unproven);
+}
+
+#[test]
+fn a_lost_answer_gives_one_report_though_the_log_has_the_record_twice() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let settings = with(settings(&mock), &[("socket.timeout.ms", "1000"), ("request.timeout.ms", "900")]);
+    let producer = Producer::new(&settings, &producer_tuning(), reports.handler()).unwrap();
+    producer.send(0, b"", 0_u64.to_le_bytes().to_vec(), 0).unwrap();
+    assert_eq!(reports.take(1)[0].outcome, Outcome::Acknowledged { offset: 0 });
+    // The broker stores, its answer comes too late, the client sends again.
+    mock.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
+    producer.send(0, b"", 1_u64.to_le_bytes().to_vec(), 1).unwrap();
+    wait_for("a complaint about the time-out", || producer.complaint().is_some());
+    mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert!(matches!(reports.take(1)[0].outcome, Outcome::Acknowledged { .. }));
+    assert!(producer.flush(TIMEOUT));
+    drop(producer);
+    reports.take(0);
+    let (set, mut readers) = start(&mock, &[(0, 0)], Split::PerPartition);
+    let stored = tokens(&read_until(&mut readers[0], at_end));
+    drop(readers);
+    set.stop(TIMEOUT);
+    assert!(stored.iter().filter(|token| **token == 1).count() >= 2, "stored: {stored:?}");
+}
+
+#[test]
+fn after_a_fatal_error_everything_asks_for_a_new_producer() {
+    let reports = Reports::default();
+    let tuning = kafka::ProducerTuning { idempotence: true, ..producer_tuning() };
+    let producer = Producer::new(&settings_for(&nobody(), "files"), &tuning, reports.handler()).unwrap();
+    for token in 0..10 {
+        producer.send(0, b"", vec![0], token).unwrap();
+    }
+    producer.test_fatal_error();
+    for delivery in reports.take(10) {
+        assert_eq!(retry_of(&delivery), Disposition::NewProducer);
+        assert!(matches!(delivery.outcome, Outcome::Failed { fatal: true, .. }));
+    }
+    let rejected = producer.send(0, b"", vec![0], 10).unwrap_err();
+    assert_eq!(rejected.retry, Disposition::NewProducer);
+    assert!(producer.fatal_error().unwrap().contains("raised by a test"));
+    wait_for("the complaint", || producer.complaint().is_some_and(|text| text.contains("raised by a test")));
+    must_end("dropping a dead producer", || drop(producer));
+}
+
+#[test]
+fn dropping_while_the_broker_is_away_reports_every_record_once() {
+    let mock = mock(4);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    producer.send(0, b"", vec![0], 0).unwrap();
+    assert!(producer.flush(TIMEOUT));
+    mock.broker_down(1).unwrap();
+    for token in 1..1_000 {
+        let partition = i32::try_from(token % 4).unwrap();
+        producer.send(partition, b"", vec![1; 1_000], token).unwrap();
+    }
+    assert!(!producer.flush(Duration::from_millis(10)));
+    assert_eq!(producer.in_flight(), 999);
+    must_end("the drop", || drop(producer));
+    let all = reports.take(1_000);
+    assert!(all.iter().map(|delivery| delivery.token).eq(0..1_000));
+    assert!(all[1..].iter().all(|delivery| retry_of(delivery) == Disposition::Resend));
+}
+
+#[test]
+fn dropping_with_requests_under_way_reports_every_record_once() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    producer.send(0, b"", vec![0], 0).unwrap();
+    assert!(producer.flush(TIMEOUT));
+    mock.broker_round_trip_time(1, Duration::from_secs(30)).unwrap();
+    for token in 1..20 {
+        producer.send(0, b"", vec![1; 200_000], token).unwrap();
+    }
+    must_end("the drop", || drop(producer));
+    assert!(reports.take(20).iter().map(|delivery| delivery.token).eq(0..20));
+}
+
+#[test]
+fn a_producer_can_be_dropped_by_its_own_report() {
+    let mock = mock(1);
+    let slot = std::sync::Arc::new(std::sync::Mutex::new(None::<Producer<u64>>));
+    let (done, ended) = crossbeam_channel::bounded(1);
+    let handler = {
+        let slot = std::sync::Arc::clone(&slot);
+        Box::new(move |delivery: Delivery<u64>| {
+            drop(slot.lock().unwrap().take());
+            let _ = done.try_send(delivery.outcome);
+        })
+    };
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), handler).unwrap();
+    let mut place = slot.lock().unwrap();
+    producer.send(0, b"", vec![0], 0).unwrap();
+    *place = Some(producer);
+    drop(place);
+    assert_eq!(ended.recv_timeout(TIMEOUT).unwrap(), Outcome::Acknowledged { offset: 0 });
+}
+
+#[test]
+fn a_panicking_handler_does_not_stop_the_reports() {
+    let mock = mock(1);
+    let reports = Reports::default();
+    let inner = reports.handler();
+    let handler = Box::new(move |delivery: Delivery<u64>| {
+        let token = delivery.token;
+        inner(delivery);
+        assert!(token != 0, "meant to panic");
+    });
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), handler).unwrap();
+    producer.send(0, b"", vec![0], 0).unwrap();
+    producer.send(0, b"", vec![0], 1).unwrap();
+    assert!(producer.flush(TIMEOUT));
+    reports.take(2);
+}
+
+#[test]
+fn the_complaint_comes_with_the_fault_and_goes_with_it() {
+    let mock = mock(1);
+    fill(&mock, 0, 0..1);
+    let reports = Reports::default();
+    let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
+    mock.broker_down(1).unwrap();
+    producer.send(0, b"", vec![0], 0).unwrap();
+    wait_for("a complaint", || producer.complaint().is_some());
+    mock.broker_up(1).unwrap();
+    assert!(matches!(reports.take(1)[0].outcome, Outcome::Acknowledged { .. }));
+    wait_for("no complaint", || producer.complaint().is_none());
+}

@@ -1,0 +1,379 @@
+//! A real Apache Kafka 4.1, one node in KRaft mode, as a child process: started, stopped, killed, frozen, started again.
+//!
+//! It takes free ports at its first start and keeps them, so that clients find it again after a restart. Data lies in a scratch
+//! folder. Ready means: it answered a lookup, not that a port is open.
+//!
+//! What must never happen here: a broker that outlives the test process, or two tests that meet on one topic by accident.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kafka::{Admin, Settings};
+use rustix::process::Signal;
+
+use crate::process::{self, tethered};
+use crate::scratch::{Scratch, project_directory, scratch, target_directory};
+use crate::wait::{LONG, wait_for, wait_until};
+
+/// One request to the broker.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// Any KRaft cluster id will do.
+const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+
+/// How a broker shall be.
+#[derive(Debug, Clone)]
+pub struct BrokerBuilder {
+    partitions: i32,
+    heap: String,
+    properties: BTreeMap<String, String>,
+}
+
+impl BrokerBuilder {
+    /// Partitions of topics that are created without saying how many (the broker's `num.partitions`); 6 unless told.
+    #[must_use]
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// Java heap such as `256m`, the default; the process takes about 60 MB more.
+    #[must_use]
+    pub fn heap(mut self, heap: &str) -> Self {
+        heap.clone_into(&mut self.heap);
+        self
+    }
+
+    /// Any line of `server.properties`, before or instead of ours.
+    #[must_use]
+    pub fn property(mut self, key: &str, value: &str) -> Self {
+        self.properties.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up; with its log.
+    pub fn start(self) -> Broker {
+        let scratch = scratch("broker");
+        copy_tree(formatted(), &scratch.path().join("data"));
+        let mut broker = Broker { how: self, scratch, ports: None, child: None };
+        broker.start_again();
+        broker
+    }
+}
+
+/// A running (or stopped) broker; killed when dropped and when this process ends.
+#[derive(Debug)]
+pub struct Broker {
+    how: BrokerBuilder,
+    scratch: Scratch,
+    /// Of clients and of the controller; known after the first start.
+    ports: Option<(u16, u16)>,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// A broker with the usual settings.
+    pub fn start() -> Broker {
+        Broker::builder().start()
+    }
+
+    /// Settings of a broker to be started.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder { partitions: 6, heap: "256m".to_owned(), properties: BTreeMap::new() }
+    }
+
+    /// `127.0.0.1:PORT`, the same for the whole life of this broker.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.map_or(0, |(clients, _)| clients))
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Where its data, configuration and log are.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// An admin client for one topic.
+    ///
+    /// # Panics
+    /// When the client cannot be made.
+    pub fn admin(&self, topic: &str) -> Admin {
+        admin(&self.bootstrap(), topic)
+    }
+
+    /// Creates a topic and waits until every partition answers; `config` such as `("max.message.bytes", "65536")`.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    pub fn create_topic(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+        create_topic(&self.bootstrap(), topic, partitions, config);
+    }
+
+    /// Ends it in order (SIGTERM), after which nothing unwritten is left.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        process::signal(&child, Signal::TERM);
+        assert!(
+            process::wait(&mut child, LONG).is_some(),
+            "the broker did not stop on SIGTERM:\n{}",
+            self.log_tail()
+        );
+    }
+
+    /// Kills it (SIGKILL), as a crash would.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        process::signal(&child, Signal::KILL);
+        let _ = child.wait();
+    }
+
+    /// Stops it from running without ending it (SIGSTOP): connections stay open, nothing answers.
+    pub fn freeze(&mut self) {
+        self.send(Signal::STOP);
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn thaw(&mut self) {
+        self.send(Signal::CONT);
+    }
+
+    fn send(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            process::signal(child, signal);
+        }
+    }
+
+    /// Starts it on the same data and ports after [`Broker::stop`] or [`Broker::kill`], and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up; with its log.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the broker runs already");
+        let directory = self.scratch.path().to_path_buf();
+        let properties = directory.join("server.properties");
+        write(&properties, &self.properties());
+        let log = File::create(self.log()).expect("the scratch folder is ours");
+        let mut command = java(&self.how.heap);
+        command.arg("kafka.Kafka").arg(&properties).current_dir(&directory);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        self.child = Some(process::spawn(command).expect("setpriv and java are installed"));
+        self.await_ports();
+        let admin = self.admin("is-it-up");
+        let up = wait_until(LONG, || !self.has_ended() && answers(&admin));
+        assert!(up, "the broker does not answer at {}:\n{}", self.bootstrap(), self.log_tail());
+    }
+
+    fn await_ports(&mut self) {
+        let found = wait_for(LONG, || {
+            if self.has_ended() {
+                return None;
+            }
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            let started = log.contains("Kafka Server started");
+            started.then_some(
+                self.ports.or_else(|| Some((port(&log, "PLAINTEXT")?, port(&log, "CONTROLLER")?))),
+            )?
+        });
+        self.ports = found;
+        assert!(found.is_some(), "the broker did not start:\n{}", self.log_tail());
+    }
+
+    /// Looks whether the process is gone, which ends all waiting for it.
+    fn has_ended(&mut self) -> bool {
+        let status =
+            self.child.as_mut().map(|child| child.try_wait().expect("our own child can be waited for"));
+        if let Some(Some(status)) = status {
+            panic!("the broker ended with {status}:\n{}", self.log_tail());
+        }
+        false
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn properties(&self) -> String {
+        let (clients, controller) = self.ports.unwrap_or((0, 0));
+        let mut all = BTreeMap::from([
+            ("process.roles", "broker,controller".to_owned()),
+            ("node.id", "1".to_owned()),
+            ("listeners", format!("PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}")),
+            ("controller.listener.names", "CONTROLLER".to_owned()),
+            ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned()),
+            ("controller.quorum.bootstrap.servers", format!("127.0.0.1:{controller}")),
+            ("log.dirs", self.scratch.path().join("data").display().to_string()),
+            ("num.partitions", self.how.partitions.to_string()),
+            ("offsets.topic.replication.factor", "1".to_owned()),
+            ("offsets.topic.num.partitions", "4".to_owned()),
+            ("transaction.state.log.replication.factor", "1".to_owned()),
+            ("transaction.state.log.min.isr", "1".to_owned()),
+            ("transaction.state.log.num.partitions", "4".to_owned()),
+            ("group.initial.rebalance.delay.ms", "0".to_owned()),
+            ("auto.create.topics.enable", "false".to_owned()),
+            // A killed broker may register again only when its old session is over.
+            ("broker.session.timeout.ms", "3000".to_owned()),
+            ("broker.heartbeat.interval.ms", "500".to_owned()),
+            // The log cleaner's default of 128 MiB does not fit the heap.
+            ("log.cleaner.dedupe.buffer.size", "2097152".to_owned()),
+            ("log.initial.task.delay.ms", "0".to_owned()),
+            ("log.retention.check.interval.ms", "500".to_owned()),
+        ]);
+        all.extend(self.how.properties.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        all.iter().fold(String::new(), |mut text, (key, value)| {
+            let _ = writeln!(text, "{key}={value}");
+            text
+        })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the broker's last lines ({}):\n{}", self.bootstrap(), self.log_tail());
+        }
+        self.kill();
+    }
+}
+
+/// The broker that all tests of this process share, each with its own topic ([`unique_topic`]); it ends with the process.
+pub fn shared_broker() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(|| Broker::builder().heap("512m").start())
+}
+
+/// A topic name that no other test has.
+pub fn unique_topic(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{}-{count}-{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+pub(crate) fn settings(bootstrap: &str, topic: &str) -> Settings {
+    Settings {
+        properties: BTreeMap::from([("bootstrap.servers".to_owned(), bootstrap.to_owned())]),
+        topic: topic.to_owned(),
+        client_id: "streamsend-testkit".to_owned(),
+    }
+}
+
+pub(crate) fn admin(bootstrap: &str, topic: &str) -> Admin {
+    Admin::new(&settings(bootstrap, topic)).unwrap_or_else(|error| panic!("an admin client: {error}"))
+}
+
+/// Creates a topic at any broker and waits until every partition answers.
+///
+/// # Panics
+/// When that does not happen.
+pub(crate) fn create_topic(bootstrap: &str, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+    let admin = admin(bootstrap, topic);
+    let mut last = String::new();
+    let created = wait_until(LONG, || {
+        let attempt = admin.create_topic(partitions, 1, config, LOOKUP);
+        attempt.map_err(|error| last = error.to_string()).is_ok()
+    });
+    assert!(created, "topic {topic} cannot be created: {last}");
+    let ready = wait_until(LONG, || {
+        admin.look_up(LOOKUP).is_ok_and(|info| info.partitions >= partitions)
+            && admin.all_watermarks(partitions, LOOKUP).is_ok()
+    });
+    assert!(ready, "topic {topic} was created and does not answer");
+}
+
+fn answers(admin: &Admin) -> bool {
+    matches!(admin.look_up(LOOKUP), Ok(_) | Err(kafka::Error::TopicMissing { .. }))
+}
+
+/// The port in `… resolved ephemeral port to 41234 …` of a listener.
+fn port(log: &str, listener: &str) -> Option<u16> {
+    let needle = format!("{listener}: resolved ephemeral port to ");
+    let digits = log.split_once(&needle)?.1;
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn java(heap: &str) -> Command {
+    let mut command = tethered("java");
+    command.arg(format!("-Xmx{heap}"));
+    command.args([
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-Xshare:auto",
+    ]);
+    let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/log4j2.xml");
+    command.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
+    command.arg("-cp").arg(libs().join("*"));
+    command
+}
+
+/// The folder with Kafka's jars; fetched by `scripts/kafka-libs` if they are not there yet.
+fn libs() -> &'static Path {
+    static LIBS: OnceLock<PathBuf> = OnceLock::new();
+    LIBS.get_or_init(|| {
+        let script = project_directory().join("scripts/kafka-libs");
+        let status = Command::new(&script).status();
+        assert!(status.is_ok_and(|status| status.success()), "{} failed: see above", script.display());
+        target_directory().join("kafka-libs")
+    })
+}
+
+/// An empty formatted data folder, made once per process; each broker gets a copy.
+fn formatted() -> &'static Path {
+    static FORMATTED: OnceLock<Scratch> = OnceLock::new();
+    let scratch = FORMATTED.get_or_init(|| {
+        let scratch = scratch("broker-format");
+        let properties = scratch.path().join("format.properties");
+        let data = scratch.path().join("data");
+        let text = format!(
+            "process.roles=broker,controller\nnode.id=1\nlisteners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:0\n\
+             controller.listener.names=CONTROLLER\ncontroller.quorum.bootstrap.servers=127.0.0.1:0\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\n",
+            data.display()
+        );
+        write(&properties, &text);
+        let mut command = java("128m");
+        command.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]).arg(&properties);
+        let output = command.stdin(Stdio::null()).output().expect("setpriv and java are installed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "formatting the broker's data folder failed:\n{said}");
+        scratch
+    });
+    static DATA: OnceLock<PathBuf> = OnceLock::new();
+    DATA.get_or_init(|| scratch.path().join("data"))
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in walkdir::WalkDir::new(from) {
+        let entry = entry.expect("the formatted folder is ours");
+        let target = to.join(entry.path().strip_prefix(from).expect("walked from there"));
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&target).expect("the scratch folder is ours");
+        } else {
+            fs::copy(entry.path(), &target).expect("the scratch folder is ours");
+        }
+    }
+}

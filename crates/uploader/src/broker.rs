@@ -1,0 +1,240 @@
+//! Watches the topic: waits for the broker for ever, looks partitions and limits up again and again, makes the topic if
+//! told to.
+//!
+//! What must never happen here: a record allowed before every partition has answered for itself (a fresh partition may
+//! lose an acknowledged record), or a fault logged more than once in 30 seconds.
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use daemon::{CreateTopic, ProfileLimits, Shutdown, Throttle};
+use kafka::{Admin, Error, Settings, TopicInfo};
+use std::time::Duration;
+
+/// One look-up may take so long; shorter than the time a shutdown has.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(4);
+/// First wait after a look-up that failed; doubled each time…
+const BACK_OFF_MIN: Duration = Duration::from_millis(500);
+/// …up to this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+/// Least time between two look-ups that somebody asked for.
+const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Kafka's own default of `max.message.bytes`, assumed where the service does not tell.
+const LIMIT_ASSUMED_BYTES: usize = 1_048_588;
+
+/// The watching thread.
+pub struct Watch {
+    /// What the topic looks like, after each look-up that worked.
+    pub reports: Receiver<TopicInfo>,
+    asks: Sender<()>,
+}
+
+/// What to watch.
+pub struct Subject {
+    /// How to reach the broker.
+    pub settings: Settings,
+    /// `create_topic`, where the service can.
+    pub create: Option<CreateTopic>,
+    /// Time between two look-ups.
+    pub interval: Duration,
+}
+
+impl Watch {
+    /// Starts watching. Fails only on the configuration.
+    pub fn start(subject: Subject, shutdown: Shutdown) -> Result<Watch, daemon::Stop> {
+        let admin = Admin::new(&subject.settings)
+            .map_err(|error| daemon::Stop::new(daemon::Exit::Configuration, error.to_string()))?;
+        let (reporter, reports) = bounded(1);
+        let (asks, asked) = bounded(1);
+        let watcher =
+            Watcher { admin, subject, shutdown, asked, throttle: Throttle::default(), checked: None };
+        // Detached: a look-up may last longer than the shutdown; it holds nothing that must be saved.
+        std::thread::Builder::new()
+            .name("topic-watch".into())
+            .spawn(move || watcher.run(&reporter))
+            .map_err(|error| daemon::Stop::io("cannot start a thread", &error))?;
+        Ok(Watch { reports, asks })
+    }
+
+    /// Asks for a look-up now. One that is asked for already is enough.
+    pub fn ask(&self) {
+        drop(self.asks.try_send(()));
+    }
+}
+
+struct Watcher {
+    admin: Admin,
+    subject: Subject,
+    shutdown: Shutdown,
+    asked: Receiver<()>,
+    throttle: Throttle,
+    /// Partitions, and topic id, for which every partition answered.
+    checked: Option<(i32, Option<String>)>,
+}
+
+impl Watcher {
+    fn run(mut self, reporter: &Sender<TopicInfo>) {
+        let mut back_off = BACK_OFF_MIN;
+        loop {
+            let found = self.look();
+            if self.shutdown.requested() {
+                return;
+            }
+            match found {
+                Ok(info) => {
+                    back_off = BACK_OFF_MIN;
+                    if reporter.send(info).is_err() || self.wait(self.subject.interval, true) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let created = self.complain(&error);
+                    if !created && self.wait(back_off, false) {
+                        return;
+                    }
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> kafka::Result<TopicInfo> {
+        let info = self.admin.look_up(LOOK_UP_TIMEOUT)?;
+        let now = (info.partitions, info.topic_id.clone());
+        if self.checked.as_ref() != Some(&now) {
+            self.admin.all_watermarks(info.partitions, LOOK_UP_TIMEOUT)?;
+            self.checked = Some(now);
+        }
+        Ok(info)
+    }
+
+    /// Says what is wrong. True when the topic was missing and has been made.
+    fn complain(&self, error: &Error) -> bool {
+        let topic = &self.subject.settings.topic;
+        if let Error::TopicMissing { .. } = error {
+            if let Some(create) = self.subject.create {
+                return self.create(create);
+            }
+            if self.throttle.allow("missing").is_some() {
+                let servers = self.subject.settings.properties.get("bootstrap.servers");
+                tracing::warn!(
+                    "topic {topic} does not exist: waiting for it; create it with: kafka-topics.sh --create \
+                     --bootstrap-server {} --topic {topic} --partitions 6 --replication-factor 3 \
+                     --config message.timestamp.type=LogAppendTime",
+                    servers.map_or("HOST:PORT", String::as_str)
+                );
+            }
+            return false;
+        }
+        if self.throttle.allow(std::mem::discriminant(error)).is_some() {
+            match error {
+                Error::NotAuthorized(_) | Error::InvalidConfig(_) => tracing::error!("{error}; trying again"),
+                _ => tracing::warn!("{error}; trying again until it works"),
+            }
+        }
+        false
+    }
+
+    fn create(&self, create: CreateTopic) -> bool {
+        let CreateTopic { partitions, replication } = create;
+        let topic = &self.subject.settings.topic;
+        // Retention must count from the broker's clock, or an uploader whose clock is wrong loses its chunks.
+        let config = [("message.timestamp.type", "LogAppendTime")];
+        match self.admin.create_topic(partitions, replication, &config, LOOK_UP_TIMEOUT) {
+            Ok(()) => {
+                tracing::info!("topic {topic} created: {partitions} partition(s), replication {replication}");
+                true
+            }
+            Err(error) => {
+                if self.throttle.allow("create").is_some() {
+                    tracing::error!("topic {topic} is missing and cannot be created: {error}; trying again");
+                }
+                false
+            }
+        }
+    }
+
+    /// Waits; true when the process is to end.
+    fn wait(&self, time: Duration, until_asked: bool) -> bool {
+        let end = self.shutdown.channel();
+        select! {
+            recv(end) -> _ => return true,
+            default(ASKED_INTERVAL_MIN.min(time)) => {}
+        }
+        let nobody = never();
+        let asked = if until_asked { &self.asked } else { &nobody };
+        select! {
+            recv(end) -> _ => true,
+            recv(asked) -> gone => gone.is_err(),
+            default(time.saturating_sub(ASKED_INTERVAL_MIN)) => false,
+        }
+    }
+}
+
+/// The largest record a topic takes, from what it says, what its service publishes, and what was refused.
+#[derive(Clone, Debug)]
+pub struct RecordLimit {
+    profile_max: Option<usize>,
+    believe_topic: bool,
+    /// Said by the topic when a record within that was refused, and what to assume since.
+    learned: Option<(Option<usize>, usize)>,
+}
+
+impl RecordLimit {
+    /// By the service's published limits.
+    pub fn new(profile: &ProfileLimits) -> RecordLimit {
+        RecordLimit {
+            profile_max: profile.max_record_bytes,
+            believe_topic: profile.rely_on_describe_configs,
+            learned: None,
+        }
+    }
+
+    /// The limit, in the meaning of `max.message.bytes`.
+    pub fn of(&mut self, info: &TopicInfo) -> usize {
+        let said = info.max_message_bytes.filter(|_| self.believe_topic);
+        self.learned = self.learned.filter(|(then, _)| *then == said);
+        let most = self.learned.map_or(usize::MAX, |(_, most)| most);
+        said.unwrap_or(LIMIT_ASSUMED_BYTES).min(self.profile_max.unwrap_or(usize::MAX)).min(most)
+    }
+
+    /// A record of so many bytes was refused for its size, although the limit allowed it: assume half of it, until the
+    /// topic says something new. True when this changed anything.
+    pub fn refused(&mut self, info: &TopicInfo, record_bytes: usize) -> bool {
+        let fits = record_bytes <= self.of(info);
+        if fits {
+            let said = info.max_message_bytes.filter(|_| self.believe_topic);
+            let least = protocol::RECORD_OVERHEAD_BYTES + protocol::LEAF_BYTES as usize;
+            self.learned = Some((said, (record_bytes / 2).max(least)));
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(max_message_bytes: Option<usize>) -> TopicInfo {
+        TopicInfo { topic_id: None, partitions: 6, max_message_bytes, timestamp_type_log_append: None }
+    }
+
+    #[test]
+    fn the_limit_is_what_topic_and_service_agree_on() {
+        let kafka = daemon::profile_limits(daemon::Profile::Kafka, "");
+        assert_eq!(RecordLimit::new(&kafka).of(&info(Some(5_000_000))), 5_000_000);
+        assert_eq!(RecordLimit::new(&kafka).of(&info(None)), LIMIT_ASSUMED_BYTES);
+        let oci = daemon::profile_limits(daemon::Profile::Oci, "");
+        assert_eq!(RecordLimit::new(&oci).of(&info(Some(5_000_000))), 1_000_000);
+    }
+
+    #[test]
+    fn a_refusal_that_the_topic_does_not_explain_halves_the_limit_until_it_says_more() {
+        let mut limit = RecordLimit::new(&daemon::profile_limits(daemon::Profile::Kafka, ""));
+        assert!(!limit.refused(&info(Some(500_000)), 900_000), "the topic explains it");
+        assert_eq!(limit.of(&info(Some(500_000))), 500_000);
+        assert!(limit.refused(&info(Some(500_000)), 400_000));
+        assert_eq!(limit.of(&info(Some(500_000))), 200_000);
+        assert_eq!(limit.of(&info(Some(600_000))), 600_000);
+        assert!(limit.refused(&info(None), 10));
+        assert!(protocol::chunk_size_for(limit.of(&info(None)), None).is_ok());
+    }
+}

@@ -1,0 +1,313 @@
+//! The engine: one thread that waits for events, lets the scheduler decide, and hands the work to those who do it.
+//!
+//! ```text
+//! spool ──Ready──► ┌────────┐ ──Job──────► readers ──Outcome──► ┐
+//!       ◄─Answer── │ ENGINE │ ──Request──► ledger ───Report───► │ back to
+//! topic watch ───► │ + pure │ ──record───► producer ─Delivery─► │ the engine
+//! licence ───────► │scheduler ──Order────► disposal ─Report───► ┘
+//!                  └────────┘
+//! ```
+//! What must never happen here: waiting for a worker. Every channel to a worker and back holds all that the scheduler's
+//! bounds let out, so no send blocks and no two threads can wait for each other; the channel of answers to the spool
+//! alone may be full, and then the answers wait in a list.
+
+mod actions;
+mod files;
+mod offers;
+mod reports;
+mod resume;
+mod start;
+
+pub use start::run;
+
+use crate::broker::{RecordLimit, Watch};
+use crate::disposal::{Disposal, Order};
+use crate::ledger_thread::LedgerThread;
+use crate::link::{Flight, Link};
+use crate::progress::{Counters, Painter};
+use crate::reader::{Buffers, Readers};
+use crate::scheduler::{Event, Key, Scheduler, Token};
+use crate::spool::{Answer, Ready, SpoolDir, SpoolHandle};
+use crate::wire;
+use crossbeam_channel::{Receiver, Sender, never, select};
+use daemon::{Context, Exit, Stop, Throttle, UploaderSettings};
+use files::Files;
+use kafka::TopicInfo;
+use offers::Failures;
+use protocol::Name;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Records with payload on their way, at most.
+const RECORDS_MAX: usize = 4_096;
+/// Reports taken in from one worker before the others have their turn.
+const REPORTS_AT_ONCE: usize = 1_024;
+/// The picture for the status page is drawn this often while anything moves.
+const PAINT_INTERVAL: Duration = Duration::from_millis(250);
+/// The engine looks around this often when nothing happens.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Acknowledgements are waited for so long when the process is to end…
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// …and the producer gets so long to report the rest.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+/// A producer that has records and gets none acknowledged for so long is worth a line.
+const STALL_AFTER: Duration = Duration::from_secs(10);
+
+/// A configured spool.
+struct Spool {
+    name: Name,
+    dir: Arc<SpoolDir>,
+    keeps: bool,
+}
+
+/// A record that came back and waits to be sent again.
+struct Parked {
+    token: Token,
+    tries: u32,
+    value: Vec<u8>,
+}
+
+/// What is out at the workers; the bounds of the channels rest on these staying below them.
+#[derive(Debug, Default)]
+struct Outstanding {
+    jobs: usize,
+    steps: usize,
+    orders: usize,
+    records: usize,
+}
+
+/// See the module.
+pub struct Engine {
+    scheduler: Scheduler,
+    files: Files,
+    spools: Vec<Spool>,
+    sender: wire::Sender,
+    settings: UploaderSettings,
+    context: Context,
+    once: bool,
+    spread: bool,
+
+    ledger: LedgerThread,
+    readers: Readers,
+    buffers: Arc<Buffers>,
+    link: Link,
+    disposal: Disposal,
+    watch: Watch,
+    spool: SpoolHandle,
+    ready: Receiver<Ready>,
+    answers: Sender<Answer>,
+    license: Receiver<()>,
+
+    /// Answers the spool had no room for; at most one for each file it has handed over.
+    answers_waiting: VecDeque<Answer>,
+    /// Records to be sent again, by time; bounded by the scheduler's credits.
+    parked: BTreeMap<(Duration, u64), Parked>,
+    parked_number: u64,
+    /// Sent files that could not be put away; tried again now and then.
+    retire_again: VecDeque<Order>,
+    retire_again_at: Duration,
+    outstanding: Outstanding,
+    failures: Failures,
+    topic: TopicInfo,
+    limit: RecordLimit,
+    generation: u64,
+
+    begun: Instant,
+    last_acknowledged: Duration,
+    painter: Painter,
+    painted_at: Duration,
+    counters: Counters,
+    throttle: Throttle,
+}
+
+impl Engine {
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Runs until the process is to end, or with `--once` until everything is sent.
+    fn run(&mut self) -> Result<(), Stop> {
+        let shutdown = self.context.shutdown.clone();
+        loop {
+            self.wait_and_take(shutdown.channel())?;
+            self.turn()?;
+            if shutdown.requested() {
+                return self.drain();
+            }
+            if self.once
+                && let Some(result) = self.once_finished()
+            {
+                self.drain()?;
+                return result;
+            }
+        }
+    }
+
+    /// What follows after events were taken in: decide, act, tell.
+    fn turn(&mut self) -> Result<(), Stop> {
+        let now = self.now();
+        self.send_parked(now)?;
+        self.scheduler.pump(now);
+        self.act()?;
+        self.flush_answers();
+        self.paint(now);
+        self.context.status.progress();
+        Ok(())
+    }
+
+    /// Waits for something to happen and takes in what is there.
+    fn wait_and_take(&mut self, end: &Receiver<()>) -> Result<(), Stop> {
+        let pause = self.pause();
+        let nothing = never();
+        let ready = if self.takes_files() { &self.ready } else { &nothing };
+        select! {
+            recv(ready) -> file => match file {
+                Ok(file) => self.offer(file),
+                Err(_) => return Err(self.worker_died("spool")),
+            },
+            recv(self.ledger.reports) -> report => match report {
+                Ok(report) => self.ledger_report(report)?,
+                Err(_) => return Err(self.worker_died("ledger")),
+            },
+            recv(self.readers.outcomes) -> outcome => match outcome {
+                Ok(outcome) => self.read_report(outcome)?,
+                Err(_) => return Err(self.worker_died("reader")),
+            },
+            recv(self.link.reports) -> delivery => match delivery {
+                Ok(delivery) => self.delivered(delivery)?,
+                Err(_) => return Err(self.worker_died("producer")),
+            },
+            recv(self.disposal.reports) -> report => match report {
+                Ok((order, retired)) => self.put_away(order, retired),
+                Err(_) => return Err(self.worker_died("disposal")),
+            },
+            recv(self.watch.reports) -> info => match info {
+                Ok(info) => self.topic_report(info)?,
+                Err(_) if self.context.shutdown.requested() => {}
+                Err(_) => return Err(self.worker_died("topic watch")),
+            },
+            recv(self.license) -> _ => self.license_changed(),
+            recv(end) -> _ => {}
+            default(pause) => self.tick(),
+        }
+        self.take_what_is_there()
+    }
+
+    /// More of what has come already: one turn for many events.
+    fn take_what_is_there(&mut self) -> Result<(), Stop> {
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok(delivery) = self.link.reports.try_recv() else { break };
+            self.delivered(delivery)?;
+        }
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok(report) = self.ledger.reports.try_recv() else { break };
+            self.ledger_report(report)?;
+        }
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok(outcome) = self.readers.outcomes.try_recv() else { break };
+            self.read_report(outcome)?;
+        }
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok((order, retired)) = self.disposal.reports.try_recv() else { break };
+            self.put_away(order, retired);
+        }
+        for _ in 0..REPORTS_AT_ONCE {
+            if !self.takes_files() {
+                break;
+            }
+            let Ok(file) = self.ready.try_recv() else { break };
+            self.offer(file);
+        }
+        Ok(())
+    }
+
+    /// How long to wait when nothing happens.
+    fn pause(&mut self) -> Duration {
+        let now = self.now();
+        let quiet = self.scheduler.is_idle() && self.answers_waiting.is_empty();
+        let longest = if quiet && !self.once { IDLE_INTERVAL } else { PAINT_INTERVAL };
+        let parked = self.parked.keys().next().map(|(due, _)| due.saturating_sub(now));
+        let paced = self.scheduler.take_wake().map(|due| due.saturating_sub(now));
+        [Some(longest), parked, paced].into_iter().flatten().min().unwrap_or(longest)
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        self.scheduler.apply(now, Event::Tick);
+        self.retire_once_more(now);
+        let waiting =
+            self.outstanding.records > 0 && now.saturating_sub(self.last_acknowledged) > STALL_AFTER;
+        if waiting && self.throttle.allow("stall").is_some() {
+            let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
+            tracing::warn!(
+                "no acknowledgement from Kafka for {:.0} s: {reason}; waiting",
+                STALL_AFTER.as_secs_f64()
+            );
+        }
+    }
+
+    fn worker_died(&self, who: &str) -> Stop {
+        Stop::new(Exit::Internal, format!("the {who} thread has ended; this is a fault of the program"))
+    }
+
+    /// Lets what is on its way come to an end, writes down how far the rest got.
+    fn drain(&mut self) -> Result<(), Stop> {
+        let begun = Instant::now();
+        let now = self.now();
+        self.scheduler.apply(now, Event::Drain);
+        let nobody = never();
+        while begun.elapsed() < DRAIN_MAX && self.is_something_out() {
+            self.wait_and_take(&nobody)?;
+            self.turn()?;
+        }
+        self.scheduler.apply(self.now(), Event::Tick);
+        self.act()?;
+        self.link.close(FLUSH_MAX);
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok(delivery) = self.link.reports.try_recv() else { break };
+            self.late_delivery(delivery);
+        }
+        self.scheduler.apply(self.now(), Event::Tick);
+        self.act()?;
+        // Whatever was asked for is durable when this returns.
+        self.ledger.finish();
+        if self.outstanding.jobs == 0 {
+            self.readers.finish();
+        }
+        while let Ok(report) = self.ledger.reports.try_recv() {
+            self.ledger_report(report)?;
+        }
+        self.paint(self.now() + PAINT_INTERVAL);
+        Ok(())
+    }
+
+    /// An acknowledgement that came while the producer was closed still counts for the acknowledged prefix.
+    fn late_delivery(&mut self, delivery: kafka::Delivery<Flight>) {
+        if let kafka::Outcome::Acknowledged { .. } = delivery.outcome {
+            self.scheduler.apply(self.now(), Event::Acknowledged(delivery.token.token));
+        }
+    }
+
+    fn is_something_out(&self) -> bool {
+        let Outstanding { jobs, steps, orders, records } = self.outstanding;
+        jobs + steps + orders + records > 0
+    }
+
+    fn paint(&mut self, now: Duration) {
+        if now.saturating_sub(self.painted_at) < PAINT_INTERVAL {
+            return;
+        }
+        self.painted_at = now;
+        let files = &self.files;
+        let name = |key: Key| files.get(key).map(|file| file.shown().to_string());
+        self.painter.paint(now, &self.scheduler, self.spread, self.ready.len() as u64, name);
+        self.context.status.set_text(&status_text(&self.painter, &self.scheduler));
+    }
+}
+
+/// One line for `systemctl status`.
+fn status_text(painter: &Painter, scheduler: &Scheduler) -> String {
+    let under_way = scheduler.transfers().count();
+    format!("{} sent, {under_way} under way, {} queued", painter.done.0, scheduler.queued())
+}

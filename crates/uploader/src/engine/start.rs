@@ -1,0 +1,279 @@
+//! From settings to a running engine, and back to an exit code.
+//!
+//! What must never happen here: anything written before the state directory is locked, or a record sent before the
+//! broker has told everything about the topic.
+
+use super::actions::configuration;
+use super::offers::Failures;
+use super::{Engine, Outstanding, RECORDS_MAX, Spool};
+use crate::broker::{RecordLimit, Subject, Watch};
+use crate::disposal::Disposal;
+use crate::ledger_thread::LedgerThread;
+use crate::link::Link;
+use crate::progress::{Counters, Painter, Picture};
+use crate::reader::{Buffers, Readers};
+use crate::records;
+use crate::remembered::SentFiles;
+use crate::scheduler::{Limits, RETIRING_MAX, Scheduler, Setup, TRANSFERS_MAX, Topic};
+use crate::spool::{self, SpoolCounters};
+use crate::wire;
+use crossbeam_channel::{bounded, select};
+use daemon::{After, Context, Exit, ProfileLimits, Stop, Throttle, UploaderRun, UploaderSettings};
+use fsio::lock::{DirLock, LockError};
+use kafka::{ProducerTuning, TopicInfo};
+use protocol::Name;
+use rand::SeedableRng;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Files between the spool and the engine, at most.
+const READY_MAX: usize = 1_024;
+/// Unfinished transfers taken up at one start, at most; an engine leaves fewer than this.
+const UNFINISHED_MAX: usize = TRANSFERS_MAX + super::reports::RETIRE_AGAIN_MAX;
+/// Bytes of records on their way, at most, however much memory is allowed…
+const CREDIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// …and at least.
+const CREDIT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// librdkafka's own queue in KiB: above all credits, so that it is never the limit.
+const CLIENT_QUEUE_KIB: usize = 4 * 1024 * 1024;
+/// Small records wait so long for company in a batch.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// The uploader, from checked settings to its end.
+pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Result<(), Stop> {
+    let ledger_path = settings.common.state_directory.join("ledger.db");
+    if run.dry_run {
+        let mut sent = SentFiles::open(&ledger_path).map_err(ledger_stop)?;
+        return spool::dry_run(&settings.spools, &mut sent, &mut std::io::stdout().lock());
+    }
+    let _lock = lock_state(&settings)?;
+    let picture = Picture::default();
+    let source = picture.clone();
+    context.status.set_source(Box::new(move || source.snapshot()));
+
+    let (mut ledger, uploader) = records::open(&ledger_path).map_err(ledger_stop)?;
+    let found =
+        ledger.read(|connection| records::unfinished(connection, UNFINISHED_MAX)).map_err(ledger_stop)?;
+    let incarnation = records::begin_incarnation(&mut ledger, wall_ms()).map_err(ledger_stop)?;
+    let dirs = spool::open(&settings.spools)?;
+    let (ready_sender, ready) = bounded(READY_MAX);
+    let (answers, answers_receiver) = bounded(READY_MAX);
+    let remembered = Box::new(SentFiles::open(&ledger_path).map_err(ledger_stop)?);
+    let spool = spool::start(
+        dirs.clone(),
+        remembered,
+        ready_sender,
+        answers_receiver,
+        context.shutdown.clone(),
+        Arc::new(SpoolCounters::default()),
+    )?;
+
+    let profile = daemon::profile_limits(settings.common.kafka_profile, bootstrap(&settings));
+    let kafka = kafka_settings(&settings, &profile);
+    let watch = start_watch(&settings, &profile, &kafka, &context)?;
+    let Some(topic) = wait_for_topic(&watch, &settings, &context)? else { return Ok(()) };
+
+    let spread = context.license.multi_partition();
+    let mut limit = RecordLimit::new(&profile);
+    let seen = first_topic(&settings, &topic, limit.of(&topic), spread)?;
+    let limits = limits(&settings, &profile);
+    let tuning = ProducerTuning {
+        message_max_bytes: protocol::client_message_max(limit.of(&topic)),
+        queue_max_kbytes: CLIENT_QUEUE_KIB,
+        idempotence: profile.idempotence,
+        linger: LINGER,
+    };
+    let transfers_max = TRANSFERS_MAX + found.len();
+    let records_max = RECORDS_MAX + transfers_max;
+    let buffers = Arc::new(Buffers::default());
+    let thread_stop = |error: std::io::Error| Stop::io("cannot start a thread", &error);
+    let mut engine = Engine {
+        scheduler: Scheduler::new(Setup {
+            incarnation,
+            topic: seen,
+            spread,
+            single_partition: settings.partition.max(0) as u32,
+            limits,
+            random: Box::new(rand::rngs::StdRng::from_os_rng()),
+        }),
+        files: super::Files::default(),
+        spools: named_spools(&settings, dirs)?,
+        sender: wire::Sender { uploader, name: name(&settings.common.name)? },
+        once: run.once,
+        spread,
+        // A transfer has at most a step, a progress record and a retirement out at a time.
+        ledger: LedgerThread::start(ledger, 3 * transfers_max).map_err(thread_stop)?,
+        readers: Readers::start(&buffers, records_max).map_err(thread_stop)?,
+        buffers,
+        link: Link::new(kafka, tuning, records_max).map_err(configuration)?,
+        disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX).map_err(thread_stop)?,
+        watch,
+        spool,
+        ready,
+        answers,
+        license: context.license.changes(),
+        answers_waiting: VecDeque::new(),
+        parked: BTreeMap::new(),
+        parked_number: 0,
+        retire_again: VecDeque::new(),
+        retire_again_at: Duration::ZERO,
+        outstanding: Outstanding::default(),
+        failures: Failures::default(),
+        topic,
+        limit,
+        generation: seen.generation,
+        begun: Instant::now(),
+        last_acknowledged: Duration::ZERO,
+        painter: Painter::new(picture),
+        painted_at: Duration::ZERO,
+        counters: Counters::new(context.status.metrics()),
+        throttle: Throttle::default(),
+        settings,
+        context,
+    };
+    engine.announce(seen);
+    engine.resume(found)?;
+    engine.run()
+}
+
+impl Engine {
+    fn announce(&self, topic: Topic) {
+        let name = &self.settings.common.topic;
+        let banner = self.context.build.uploader_banner(1, name, topic.partitions as i32, topic.chunk_size);
+        tracing::info!("{banner}");
+        if self.topic.timestamp_type_log_append == Some(false) {
+            tracing::info!(
+                "topic {name} keeps the senders' times: retention counts from this host's clock; \
+                 message.timestamp.type=LogAppendTime is safer"
+            );
+        }
+        self.context.status.ready("ready");
+    }
+}
+
+fn lock_state(settings: &UploaderSettings) -> Result<DirLock, Stop> {
+    let directory = &settings.common.state_directory;
+    let shown = directory.display();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| Stop::io(format!("state_directory {shown} cannot be made"), &error))?;
+    DirLock::acquire(&directory.join("lock")).map_err(|error| match error {
+        LockError::Held { pid } => {
+            let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+            let message = format!(
+                "another process (pid {pid}) uses state_directory {shown}: end it, or choose another"
+            );
+            Stop::new(Exit::AlreadyRunning, message)
+        }
+        LockError::Io(error) => Stop::io(format!("state_directory {shown} cannot be locked"), &error),
+    })
+}
+
+fn start_watch(
+    settings: &UploaderSettings,
+    profile: &ProfileLimits,
+    kafka: &kafka::Settings,
+    context: &Context,
+) -> Result<Watch, Stop> {
+    let create = settings.common.create_topic.filter(|_| profile.can_create_topic);
+    let subject = Subject { settings: kafka.clone(), create, interval: settings.common.metadata_interval };
+    Watch::start(subject, context.shutdown.clone())
+}
+
+/// Waits, for ever, until the topic is known; `None` when the process is to end.
+fn wait_for_topic(
+    watch: &Watch,
+    settings: &UploaderSettings,
+    context: &Context,
+) -> Result<Option<TopicInfo>, Stop> {
+    context.status.set_text(&format!("waiting for Kafka at {}", bootstrap(settings)));
+    loop {
+        context.status.progress();
+        select! {
+            recv(watch.reports) -> info => match info {
+                Ok(info) => return Ok(Some(info)),
+                Err(_) if context.shutdown.requested() => return Ok(None),
+                Err(_) => return Err(Stop::new(Exit::Internal, "the topic watch has ended; this is a fault of the program")),
+            },
+            recv(context.shutdown.channel()) -> _ => return Ok(None),
+            default(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// What the configuration makes of the topic; a contradiction ends the start.
+fn first_topic(
+    settings: &UploaderSettings,
+    info: &TopicInfo,
+    limit: usize,
+    spread: bool,
+) -> Result<Topic, Stop> {
+    let plan = |wanted| protocol::chunk_size_for(limit, wanted);
+    let stop = |error: protocol::PlanError| Stop::new(Exit::Configuration, error.to_string());
+    let chunk_size = plan(settings.chunk_size).map_err(stop)?;
+    let chunk_size_max = plan(None).map_err(stop)?.max(chunk_size);
+    let partitions = info.partitions.max(1);
+    if settings.partition >= partitions {
+        let message = format!(
+            "partition={} but topic {} has {partitions} partition(s): choose 0 to {}",
+            settings.partition,
+            settings.common.topic,
+            partitions - 1
+        );
+        if !spread {
+            return Err(Stop::new(Exit::Configuration, message));
+        }
+        tracing::warn!("{message}; without a licence the last one would be used");
+    }
+    Ok(Topic { chunk_size, chunk_size_max, partitions: partitions as u32, generation: 1 })
+}
+
+fn limits(settings: &UploaderSettings, profile: &ProfileLimits) -> Limits {
+    Limits {
+        // A quarter for what is on its way; the rest is for the client, the ledger and the queues.
+        bytes_max: (settings.common.memory_max / 4).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
+        records_max: RECORDS_MAX,
+        partition_bytes_max: 0,
+        rate_max: settings.rate_max,
+        partition_rate_max: settings.partition_rate_max.or(profile.partition_rate_max),
+    }
+}
+
+fn kafka_settings(settings: &UploaderSettings, profile: &ProfileLimits) -> kafka::Settings {
+    let mut properties: BTreeMap<String, String> =
+        profile.properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    properties.extend(settings.common.kafka.clone());
+    kafka::Settings {
+        properties,
+        topic: settings.common.topic.clone(),
+        client_id: format!("streamsend-uploader-{}", settings.common.name),
+    }
+}
+
+fn bootstrap(settings: &UploaderSettings) -> &str {
+    settings.common.kafka.get("bootstrap.servers").map_or("localhost:9092", String::as_str)
+}
+
+fn named_spools(settings: &UploaderSettings, dirs: Vec<Arc<spool::SpoolDir>>) -> Result<Vec<Spool>, Stop> {
+    let spools = settings.spools.iter().zip(dirs);
+    spools
+        .map(|(spool, dir)| Ok(Spool { name: name(&spool.name)?, dir, keeps: spool.after == After::Keep }))
+        .collect()
+}
+
+fn name(text: &str) -> Result<Name, Stop> {
+    Name::new(text).map_err(|error| Stop::new(Exit::Configuration, format!("name {text:?}: {error}")))
+}
+
+fn ledger_stop(error: ledger::Error) -> Stop {
+    Stop::new(Exit::Io, error.to_string())
+}
+
+/// The wall clock in milliseconds since 1970, for people who read the ledger.
+pub(super) fn wall_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,277 @@
+//! Reads files: two threads that open, compare identities, read and hash, straight into the record's buffer.
+//!
+//! What must never happen here: bytes of two versions of a file in one transfer. The identity is compared before the
+//! first read, after every read, and, by [`Job::Verify`], on the open file and under its name after the last one.
+
+use crate::scheduler::{Key, Subtrees, Token, Trouble};
+use crate::spool::{Identity, SpoolDir, open_for_reading};
+use crate::wire;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use protocol::{Digest, Header, Kind, RelativePath};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Reading threads: one waits for the disk while the other hashes.
+const THREADS: usize = 2;
+/// Buffers kept for reuse, at most; what is on its way is bounded by the scheduler's credits.
+const SPARE_BUFFERS_MAX: usize = 64;
+
+/// Where a file lies.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its spool.
+    pub spool: Arc<SpoolDir>,
+    /// Its path below the spool.
+    pub path: RelativePath,
+}
+
+/// A file opened for reading, found to be the expected one.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    identity: Identity,
+    place: Place,
+}
+
+/// Which file is expected.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The identity.
+    pub identity: Identity,
+    /// It was written down before a restart: device numbers may have changed since.
+    pub before_restart: bool,
+}
+
+impl Expected {
+    fn fits(&self, found: &Identity) -> bool {
+        let dev = if self.before_restart { self.identity.dev } else { found.dev };
+        self.identity.same_content(&Identity { dev, ..*found })
+    }
+}
+
+/// One piece of work.
+#[derive(Debug)]
+pub enum Job {
+    /// Open a large file.
+    Open(Key, Place, Expected),
+    /// Open, read and hash a small file; leave `room` bytes in front for the envelope.
+    Whole {
+        /// The record.
+        token: Token,
+        /// Where the file lies.
+        place: Place,
+        /// Which file it must be.
+        expected: Expected,
+        /// Bytes to leave free.
+        room: usize,
+    },
+    /// Read and hash a chunk and put the envelope in front.
+    Chunk {
+        /// The record.
+        token: Token,
+        /// The file.
+        file: Arc<OpenFile>,
+        /// The envelope's content.
+        header: Box<Header>,
+        /// Number of the chunk.
+        index: u64,
+    },
+    /// Compare the identity on the open file and under its name.
+    Verify(Key, Arc<OpenFile>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// [`Job::Open`].
+    Opened(Key, Arc<OpenFile>),
+    /// [`Job::Whole`]: the room, then the file's bytes.
+    Whole(Token, Vec<u8>, Digest),
+    /// [`Job::Chunk`]: a record ready to be sent.
+    Chunk(Token, Vec<u8>, Subtrees),
+    /// [`Job::Verify`].
+    Verified(Key),
+    /// [`Job::Open`] or [`Job::Verify`] failed.
+    Failed(Key, Trouble),
+    /// [`Job::Whole`] or [`Job::Chunk`] failed.
+    ReadFailed(Token, Trouble),
+}
+
+/// Buffers of one chunk each, used over and over: their pages stay mapped.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// A buffer of exactly `len` bytes with whatever is in it.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = spare.unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    /// Keeps a buffer for the next chunk, unless there are enough or it is a small file's.
+    pub fn give_back(&self, buffer: Vec<u8>) {
+        if buffer.capacity() < wire::POOLED_BYTES_MIN {
+            return;
+        }
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BUFFERS_MAX {
+            spare.push(buffer);
+        }
+    }
+}
+
+/// The reading threads.
+pub struct Readers {
+    /// Work; holds everything that may be outstanding, so that a send never waits.
+    pub jobs: Option<Sender<Job>>,
+    /// Results; likewise.
+    pub outcomes: Receiver<Outcome>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    /// Starts the threads; `outstanding_max` bounds the jobs the caller has out at any time.
+    pub fn start(buffers: &Arc<Buffers>, outstanding_max: usize) -> io::Result<Readers> {
+        let (jobs, inbox) = bounded::<Job>(outstanding_max);
+        let (outbox, outcomes) = bounded(outstanding_max);
+        let threads = (0..THREADS)
+            .map(|number| {
+                let (inbox, outbox, buffers) = (inbox.clone(), outbox.clone(), Arc::clone(buffers));
+                std::thread::Builder::new().name(format!("reader-{number}")).spawn(move || {
+                    for job in inbox {
+                        if outbox.send(work(job, &buffers)).is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Readers { jobs: Some(jobs), outcomes, threads })
+    }
+
+    /// Ends the threads after the work they have.
+    pub fn finish(&mut self) {
+        self.jobs = None;
+        // A panic of a reader has ended the process already.
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn work(job: Job, buffers: &Buffers) -> Outcome {
+    match job {
+        Job::Open(key, place, expected) => match open(place, expected) {
+            Ok(file) => Outcome::Opened(key, Arc::new(file)),
+            Err(trouble) => Outcome::Failed(key, trouble),
+        },
+        Job::Whole { token, place, expected, room } => match read_whole(place, expected, room) {
+            Ok((bytes, digest)) => Outcome::Whole(token, bytes, digest),
+            Err(trouble) => Outcome::ReadFailed(token, trouble),
+        },
+        Job::Chunk { token, file, header, index } => match read_chunk(&file, &header, index, buffers) {
+            Ok((record, subtrees)) => Outcome::Chunk(token, record, subtrees),
+            Err(trouble) => Outcome::ReadFailed(token, trouble),
+        },
+        Job::Verify(key, file) => match file.is_same_everywhere() {
+            Ok(()) => Outcome::Verified(key),
+            Err(trouble) => Outcome::Failed(key, trouble),
+        },
+    }
+}
+
+fn open(place: Place, expected: Expected) -> Result<OpenFile, Trouble> {
+    let file = open_for_reading(&place.spool, &place.path).map_err(|error| trouble_of(&error))?;
+    let identity = identity_of(&file)?;
+    if !expected.fits(&identity) {
+        return Err(Trouble::Changed);
+    }
+    Ok(OpenFile { file, identity, place })
+}
+
+fn read_whole(place: Place, expected: Expected, room: usize) -> Result<(Vec<u8>, Digest), Trouble> {
+    let open = open(place, expected)?;
+    let len = usize::try_from(open.identity.size).map_err(|_| Trouble::Changed)?;
+    // Not from the pool: a pooled buffer is a whole chunk, its credit would not be what it takes.
+    let mut bytes = vec![0; room + len];
+    open.read_exactly(&mut bytes[room..], 0)?;
+    open.is_same()?;
+    let digest = protocol::whole_digest(&bytes[room..]);
+    Ok((bytes, digest))
+}
+
+fn read_chunk(
+    open: &OpenFile,
+    header: &Header,
+    index: u64,
+    buffers: &Buffers,
+) -> Result<(Vec<u8>, Subtrees), Trouble> {
+    let piece = wire::chunk_piece(header, index);
+    let mut record = buffers.take(piece.room + piece.len);
+    let read = open.read_exactly(&mut record[piece.room..], piece.offset).and_then(|()| open.is_same());
+    if let Err(trouble) = read {
+        buffers.give_back(record);
+        return Err(trouble);
+    }
+    let subtrees = protocol::subtrees(piece.offset, &record[piece.room..], piece.is_last);
+    let values: Vec<Digest> = subtrees.iter().map(|subtree| subtree.value).collect();
+    protocol::write_prefix(header, Kind::Chunk, index, &values, &mut record[..piece.room]);
+    Ok((record, subtrees))
+}
+
+impl OpenFile {
+    /// The identity found when it was opened.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Tells the kernel that the file will be read from front to back.
+    pub fn expect_sequential(&self) {
+        // Only a hint: a filesystem without it is read all the same.
+        drop(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential));
+    }
+
+    fn read_exactly(&self, buffer: &mut [u8], offset: u64) -> Result<(), Trouble> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Trouble::Changed,
+            _ => trouble_of(&error),
+        })
+    }
+
+    fn is_same(&self) -> Result<(), Trouble> {
+        if identity_of(&self.file)?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
+    }
+
+    fn is_same_everywhere(&self) -> Result<(), Trouble> {
+        self.is_same()?;
+        let named =
+            open_for_reading(&self.place.spool, &self.place.path).map_err(|error| trouble_of(&error))?;
+        if identity_of(&named)?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
+    }
+}
+
+fn identity_of(file: &File) -> Result<Identity, Trouble> {
+    let stat = rustix::fs::fstat(file).map_err(|errno| trouble_of(&errno.into()))?;
+    Ok(Identity::of(&stat))
+}
+
+/// What an error of opening or reading means for the file.
+fn trouble_of(error: &io::Error) -> Trouble {
+    let gone = [rustix::io::Errno::NOENT, rustix::io::Errno::NOTDIR, rustix::io::Errno::STALE];
+    let raw = error.raw_os_error();
+    if gone.iter().any(|errno| raw == Some(errno.raw_os_error())) {
+        return Trouble::Gone;
+    }
+    // A link or something else came in its place: the spool looks again and says what it is.
+    let replaced =
+        raw == Some(rustix::io::Errno::LOOP.raw_os_error()) || error.kind() == io::ErrorKind::InvalidInput;
+    if replaced { Trouble::Changed } else { Trouble::Unreadable(format!("cannot be read: {error}")) }
+}
+
+#[cfg(test)]
+mod tests;

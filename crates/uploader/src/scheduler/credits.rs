@@ -1,0 +1,291 @@
+//! What may be on its way at once: bytes and records, in total and per partition, and how fast new ones may follow.
+//!
+//! What must never happen here: a credit given twice or kept for ever. Every [`Slot`] that is taken comes back exactly
+//! once, with the report about its record; nothing else changes the sums.
+
+use std::time::Duration;
+
+/// What an envelope, a key and the client's own bookkeeping add to a payload, in bytes, roughly.
+const RECORD_EXTRA_BYTES: u64 = 512;
+/// A pace may run ahead by this much, so that the delay of a timer is caught up and the rate met.
+const PACE_SLACK: Duration = Duration::from_millis(20);
+
+/// The place of one record among those on their way; travels with the record and comes back with its report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Partition the record goes to.
+    pub partition: u32,
+    /// Bytes it counts for; 0 for records without payload, which need no credit.
+    pub bytes: u64,
+    /// Whether it belongs to a small file: those may hold half of every bound while large ones want the rest.
+    pub small: bool,
+}
+
+impl Slot {
+    /// The slot of a record with so many payload bytes.
+    pub fn for_payload(partition: u32, payload_bytes: u64, small: bool) -> Slot {
+        Slot { partition, bytes: payload_bytes + RECORD_EXTRA_BYTES, small }
+    }
+
+    /// The slot of an END or ABORT record: always allowed, counts for nothing.
+    pub fn free(partition: u32) -> Slot {
+        Slot { partition, bytes: 0, small: false }
+    }
+}
+
+/// Upper bounds of [`Credits`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes on their way in all.
+    pub bytes_max: u64,
+    /// Records with payload on their way in all.
+    pub records_max: usize,
+    /// Bytes on their way to one partition.
+    pub partition_bytes_max: u64,
+    /// Bytes per second in all, if limited.
+    pub rate_max: Option<u64>,
+    /// Bytes per second to one partition, if limited.
+    pub partition_rate_max: Option<u64>,
+}
+
+/// An even stream of bytes: each record pushes the earliest time of the next one by its own length.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    next: Duration,
+}
+
+impl Pace {
+    /// When the next record may go.
+    fn due(&self) -> Duration {
+        self.next.saturating_sub(PACE_SLACK)
+    }
+
+    fn charge(&mut self, now: Duration, bytes: u64, rate: Option<u64>) {
+        let Some(rate) = rate else { return };
+        let cost = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        self.next = self.next.max(now) + cost;
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Partition {
+    sum: Sum,
+    pace: Pace,
+}
+
+/// Bytes on their way, and how many of them belong to small files.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    bytes: u64,
+    small: u64,
+}
+
+impl Sum {
+    /// The first record is always allowed, however large; small files share half while `shared`.
+    fn fits(&self, slot: Slot, bytes_max: u64, shared: bool) -> bool {
+        let fits = |used: u64, max: u64| used == 0 || used + slot.bytes <= max;
+        fits(self.bytes, bytes_max) && !(shared && slot.small && !fits(self.small, bytes_max / 2))
+    }
+
+    fn add(&mut self, slot: Slot) {
+        self.bytes += slot.bytes;
+        self.small += if slot.small { slot.bytes } else { 0 };
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        debug_assert!(self.bytes >= slot.bytes, "a slot came back twice");
+        self.bytes = self.bytes.saturating_sub(slot.bytes);
+        self.small = self.small.saturating_sub(if slot.small { slot.bytes } else { 0 });
+    }
+}
+
+/// The sums.
+#[derive(Debug)]
+pub struct Credits {
+    limits: Limits,
+    sum: Sum,
+    records: usize,
+    pace: Pace,
+    partitions: Vec<Partition>,
+    /// Large files have chunks to send, so small ones keep to their half.
+    shared: bool,
+    /// Earliest time at which something that was refused for its rate may go.
+    wake: Option<Duration>,
+}
+
+impl Credits {
+    /// Nothing on its way.
+    pub fn new(limits: Limits) -> Credits {
+        Credits {
+            limits,
+            sum: Sum::default(),
+            records: 0,
+            pace: Pace::default(),
+            partitions: Vec::new(),
+            shared: false,
+            wake: None,
+        }
+    }
+
+    /// Another bound per partition (the chunk size changed); what is on its way stays.
+    pub fn set_partition_bytes_max(&mut self, bytes_max: u64) {
+        self.limits.partition_bytes_max = bytes_max;
+    }
+
+    /// Whether large files have chunks to send.
+    pub fn set_shared(&mut self, shared: bool) {
+        self.shared = shared;
+    }
+
+    /// Whether anything at all may go now; cheap, to be asked before a search.
+    pub fn any(&mut self, now: Duration) -> bool {
+        let room = self.sum.bytes < self.limits.bytes_max && self.records < self.limits.records_max;
+        let due = self.pace.due();
+        if room && due > now {
+            self.refuse_until(due);
+        }
+        room && due <= now
+    }
+
+    /// Takes a slot if the bounds allow it. The first record on its way is always allowed, however large.
+    pub fn take(&mut self, now: Duration, slot: Slot) -> bool {
+        if !self.fits(now, slot) {
+            return false;
+        }
+        let (rate, partition_rate) = (self.limits.rate_max, self.limits.partition_rate_max);
+        self.sum.add(slot);
+        self.records += 1;
+        self.pace.charge(now, slot.bytes, rate);
+        let partition = self.partition(slot.partition);
+        partition.sum.add(slot);
+        partition.pace.charge(now, slot.bytes, partition_rate);
+        true
+    }
+
+    /// Whether [`Credits::take`] would succeed.
+    pub fn fits(&mut self, now: Duration, slot: Slot) -> bool {
+        let Limits { bytes_max, records_max, partition_bytes_max, .. } = self.limits;
+        let partition = *self.partition(slot.partition);
+        let total = self.sum.fits(slot, bytes_max, self.shared);
+        let own = partition.sum.fits(slot, partition_bytes_max, self.shared);
+        if !total || !own || self.records >= records_max {
+            return false;
+        }
+        let due = self.pace.due().max(partition.pace.due());
+        if due > now {
+            self.refuse_until(due);
+        }
+        due <= now
+    }
+
+    /// Gives a slot back.
+    pub fn give_back(&mut self, slot: Slot) {
+        if slot.bytes == 0 {
+            return;
+        }
+        self.sum.remove(slot);
+        self.records = self.records.saturating_sub(1);
+        self.partition(slot.partition).sum.remove(slot);
+    }
+
+    /// Bytes on their way in all.
+    pub fn bytes(&self) -> u64 {
+        self.sum.bytes
+    }
+
+    /// Records with payload on their way.
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Bytes on their way to a partition.
+    pub fn partition_bytes(&self, partition: u32) -> u64 {
+        self.partitions.get(partition as usize).map_or(0, |entry| entry.sum.bytes)
+    }
+
+    /// When to look again because a rate held something back; asks once.
+    pub fn take_wake(&mut self) -> Option<Duration> {
+        self.wake.take()
+    }
+
+    fn refuse_until(&mut self, due: Duration) {
+        self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
+    }
+
+    fn partition(&mut self, number: u32) -> &mut Partition {
+        let index = number as usize;
+        if index >= self.partitions.len() {
+            self.partitions.resize(index + 1, Partition::default());
+        }
+        &mut self.partitions[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        bytes_max: 10_000,
+        records_max: 4,
+        partition_bytes_max: 4_000,
+        rate_max: None,
+        partition_rate_max: None,
+    };
+    const ZERO: Duration = Duration::ZERO;
+
+    #[test]
+    fn bounds_hold_in_total_per_partition_and_in_records() {
+        let mut credits = Credits::new(LIMITS);
+        let slot = |partition, bytes| Slot { partition, bytes, small: false };
+        assert!(credits.take(ZERO, slot(0, 3_000)));
+        assert!(!credits.take(ZERO, slot(0, 2_000)), "above the partition's bound");
+        assert!(credits.take(ZERO, slot(1, 4_000)));
+        assert!(!credits.take(ZERO, slot(2, 4_000)), "above the total");
+        assert!(credits.take(ZERO, slot(2, 10)) && credits.take(ZERO, slot(2, 10)));
+        assert!(!credits.take(ZERO, slot(3, 10)), "above the number of records");
+        credits.give_back(slot(1, 4_000));
+        assert!(credits.take(ZERO, slot(3, 10)));
+        assert_eq!(credits.bytes(), 3_030);
+        assert_eq!(credits.partition_bytes(1), 0);
+    }
+
+    #[test]
+    fn one_record_above_every_bound_still_goes_alone() {
+        let mut credits = Credits::new(LIMITS);
+        assert!(credits.take(ZERO, Slot { partition: 0, bytes: 1 << 30, small: true }));
+        assert!(!credits.take(ZERO, Slot { partition: 1, bytes: 1, small: false }));
+    }
+
+    #[test]
+    fn small_files_leave_half_to_large_ones_that_want_it() {
+        let mut credits = Credits::new(LIMITS);
+        let slot = |partition, small| Slot { partition, bytes: 2_000, small };
+        credits.set_shared(true);
+        assert!(credits.take(ZERO, slot(0, true)));
+        assert!(!credits.take(ZERO, slot(0, true)), "above half of the partition's bound");
+        assert!(credits.take(ZERO, slot(0, false)));
+        credits.give_back(slot(0, false));
+        credits.set_shared(false);
+        assert!(credits.take(ZERO, slot(0, true)));
+    }
+
+    #[test]
+    fn a_rate_is_met_without_bursts() {
+        let limits = Limits { partition_rate_max: Some(1_000), ..LIMITS };
+        let mut credits = Credits::new(limits);
+        let slot = Slot { partition: 0, bytes: 100, small: false };
+        let mut sent = Vec::new();
+        for millisecond in 0..10_000 {
+            let now = Duration::from_millis(millisecond);
+            if credits.take(now, slot) {
+                sent.push(millisecond);
+                credits.give_back(slot);
+            }
+        }
+        assert!((97..=101).contains(&sent.len()), "{} records in 10 s at 10 a second", sent.len());
+        let burst = sent.windows(3).filter(|window| window[2] - window[0] < 150).count();
+        assert_eq!(burst, 0, "three records within 150 ms: {sent:?}");
+        assert!(!credits.take(Duration::from_millis(9_950), slot) && credits.take_wake().is_some());
+    }
+}

@@ -1,0 +1,89 @@
+//! Moving a sent file into the archive folder, under its relative path, also onto another filesystem.
+//!
+//! What must never happen here: an archived file that is overwritten, or a source that is removed before its copy is on
+//! disk.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use protocol::RelativePath;
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::filter::name_of;
+use super::retire::{NUMBERED_MAX, numbered, parent_of, rename_new};
+
+/// Opens a folder below another one and makes what is missing on the way. No link is followed.
+pub(super) fn make_folders(base: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = rustix::fs::openat(base, c".", flags, Mode::empty())?;
+    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        folder = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777)) {
+                    Ok(()) => rustix::fs::fsync(&folder)?,
+                    Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                rustix::fs::openat(&folder, name, flags, Mode::empty())?
+            }
+            other => other?,
+        };
+    }
+    Ok(folder)
+}
+
+/// Moves the file `name` of the folder `private` to `path` below `directory`. A taken name gets a number: `report~1.csv`.
+pub(super) fn store(private: &OwnedFd, name: &[u8], directory: &Path, path: &RelativePath) -> io::Result<()> {
+    fsio::mkdir_all_durable(directory)?;
+    let base = File::open(directory)?;
+    let folder = make_folders(std::os::fd::AsFd::as_fd(&base), parent_of(path.as_bytes()))?;
+    match place(private, name, &folder, name_of(path.as_bytes())) {
+        Err(Errno::XDEV) => copy(private, name, &folder, path),
+        other => Ok(other?),
+    }
+}
+
+/// Renames to the first free name.
+fn place(from: &OwnedFd, name: &[u8], folder: &OwnedFd, wanted: &[u8]) -> Result<(), Errno> {
+    for number in 0..=NUMBERED_MAX {
+        match rename_new(from, name, folder, &numbered(wanted, number)) {
+            Err(Errno::EXIST) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+fn copy(private: &OwnedFd, name: &[u8], folder: &OwnedFd, path: &RelativePath) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut source = File::from(rustix::fs::openat(private, name, flags, Mode::empty())?);
+    let stat = rustix::fs::fstat(&source)?;
+    // The same name after a crash: an unfinished copy is begun anew.
+    let unfinished = format!(".streamsend-{}.tmp", &blake3::hash(path.as_bytes()).to_hex()[..32]);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut target =
+        File::from(rustix::fs::openat(folder, unfinished.as_str(), flags, Mode::RUSR | Mode::WUSR)?);
+    let result = fill(&mut source, &mut target, &stat)
+        .and_then(|()| Ok(place(folder, unfinished.as_bytes(), folder, name_of(path.as_bytes()))?));
+    if let Err(error) = result {
+        let _ = rustix::fs::unlinkat(folder, unfinished.as_str(), AtFlags::empty());
+        return Err(error);
+    }
+    rustix::fs::fsync(folder)?;
+    rustix::fs::unlinkat(private, name, AtFlags::empty())?;
+    Ok(())
+}
+
+fn fill(source: &mut File, target: &mut File, stat: &rustix::fs::Stat) -> io::Result<()> {
+    let copied = io::copy(source, target)?;
+    if u64::try_from(stat.st_size) != Ok(copied) {
+        return Err(io::Error::other("it changed while it was copied to the archive"));
+    }
+    rustix::fs::fchmod(&*target, Mode::from_raw_mode(stat.st_mode & 0o777))?;
+    let mtime = Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ };
+    rustix::fs::futimens(&*target, &Timestamps { last_access: mtime, last_modification: mtime })?;
+    target.sync_all()
+}

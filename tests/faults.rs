@@ -1,0 +1,202 @@
+//! Kills at seeded moments, brokers that go and come back, strangers on the topic.
+
+use crate::rig::{Rig, STOP, count};
+use rand::{Rng, SeedableRng};
+use std::time::Duration;
+use testkit::{Broker, Daemon, LONG, wait_until};
+
+fn stream(rig: &Rig, seed: u64) {
+    let mut source = rig.source(seed);
+    for number in 0..120 {
+        let size = if number % 10 == 0 { 6_000_000 + number * 1000 } else { number * 37 };
+        source.write(format!("{}/{number}", number % 4), size);
+    }
+}
+
+/// Kills `daemon` after a seeded number of its log lines, ten times, starting another each time.
+fn kill_ten_times(seed: u64, mut start: impl FnMut() -> Daemon) -> Daemon {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    for _ in 0..10 {
+        let mut daemon = start();
+        daemon.wait_for_line("successfully started", LONG);
+        let (mark, lines) = (daemon.mark(), random.random_range(1..40));
+        // Moments are counted in the daemon's own progress; a daemon that has nothing left to say is killed as it is.
+        wait_until(Duration::from_secs(2), || daemon.mark() >= mark + lines);
+        daemon.kill();
+        daemon.wait_exit(STOP);
+    }
+    start()
+}
+
+fn delivered_once(rig: &Rig, watcher: testkit::Watcher) {
+    let expected = count(&rig.spool);
+    assert!(wait_until(LONG * 2, || count(&rig.output) >= expected), "{} of {expected}", count(&rig.output));
+    rig.assert_delivered(watcher);
+}
+
+#[test]
+fn killing_the_downloader_ten_times_loses_and_doubles_nothing() {
+    let rig = Rig::new("kill-down", 6).licensed();
+    stream(&rig, 20);
+    let watcher = rig.watcher();
+    rig.upload_once(&[]);
+    let verbose = ["--set", "log.chunk_lines=true"];
+    let _down = kill_ten_times(21, || rig.downloader(&verbose));
+    delivered_once(&rig, watcher);
+}
+
+#[test]
+fn killing_the_uploader_ten_times_loses_and_doubles_nothing() {
+    let rig = Rig::new("kill-up", 6).licensed();
+    let watcher = rig.watcher();
+    let _down = rig.downloader(&[]);
+    stream(&rig, 22);
+    let verbose = ["--settle", "0s", "--set", "log.chunk_lines=true"];
+    let _up = kill_ten_times(23, || rig.uploader(&verbose));
+    delivered_once(&rig, watcher);
+}
+
+#[test]
+fn a_broker_that_stops_and_comes_back_costs_nothing() {
+    let mut broker = Broker::start();
+    let rig = Rig::at("broker-away", &broker.bootstrap()).licensed();
+    broker.create_topic(&rig.topic, 4, &[]);
+    stream(&rig, 24);
+    let watcher = rig.watcher();
+    let down = rig.downloader(&[]);
+    let up = rig.uploader(&["--settle", "0s"]);
+    up.wait_for_line(": uploaded, ", LONG);
+    broker.kill();
+    rig.source(25).write("while/away", 3_000_000);
+    broker.start_again();
+    down.wait_for_line(": delivered, ", LONG);
+    broker.stop();
+    rig.source(26).write("while/away/again", 100);
+    broker.start_again();
+    delivered_once(&rig, watcher);
+    drop((up, down));
+}
+
+#[test]
+fn a_broker_that_is_not_there_yet_is_waited_for() {
+    let mut broker = Broker::start();
+    let rig = Rig::at("broker-late", &broker.bootstrap());
+    broker.stop();
+    rig.source(27).write("x", 100);
+    let up = rig.uploader(&["--settle", "0s"]);
+    let down = rig.downloader(&[]);
+    up.wait_for_line("Kafka cannot be reached", LONG);
+    down.wait_for_line("Kafka cannot be reached", LONG);
+    broker.start_again();
+    let say = format!("kafka-topics.sh --create --bootstrap-server {} --topic {}", rig.bootstrap, rig.topic);
+    up.wait_for_line(&say, LONG);
+    down.wait_for_line(&say, LONG);
+    broker.create_topic(&rig.topic, 2, &[]);
+    assert!(wait_until(LONG, || count(&rig.output) == 1));
+    rig.assert_same();
+}
+
+#[test]
+fn a_missing_topic_is_created_when_asked_for() {
+    let rig = Rig::at("create", &testkit::shared_broker().bootstrap());
+    rig.source(28).write("x", 100);
+    rig.upload_once(&["--set", "create_topic={partitions: 3, replication: 1}"]);
+    let down = rig.download_once(&[]);
+    assert!(down.lines().iter().any(|line| line.contains("partition(s)=3")));
+    rig.assert_same();
+}
+
+#[test]
+fn records_that_are_not_ours_are_skipped_and_said() {
+    let rig = Rig::new("strangers", 2);
+    let junk: [(i32, &[u8], &[u8]); 4] =
+        [(0, b"k", b"hello"), (1, b"", b""), (0, b"k", b"SSND\x09rest"), (0, b"k", &[0xff; 2000])];
+    testkit::topic::produce(&rig.bootstrap, &rig.topic, &junk);
+    rig.source(29).write("good", 3_000_000);
+    rig.upload_once(&[]);
+    testkit::topic::produce(&rig.bootstrap, &rig.topic, &junk[..1]);
+    let down = rig.download_once(&[]);
+    let said: Vec<String> = down.lines().into_iter().filter(|line| line.contains("record skipped")).collect();
+    assert!(said.iter().any(|line| line.contains("P00 offset 0: record skipped: not a Streamsend record")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("P01 offset 0: record skipped")), "{said:?}");
+    assert!(said.len() <= 3, "once per partition and 30 s: {said:?}");
+    rig.assert_same();
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_others_go_on() {
+    let rig = Rig::new("unreadable", 1);
+    rig.source(30).write("good", 100);
+    let bad = rig.source(31).write("bad", 100);
+    std::fs::set_permissions(&bad, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    if File::open(&bad).is_ok() {
+        // Root reads everything; a folder that takes the file's place after the scan cannot be made here either.
+        eprintln!("running as root: the unreadable file is exercised by the unit tests of the reader");
+        std::fs::remove_file(&bad).unwrap();
+    }
+    let up = rig.uploader(&["--settle", "0s"]);
+    up.wait_for_line("good: uploaded, ", LONG);
+    if bad.exists() {
+        up.wait_for_line("bad", LONG);
+        std::fs::set_permissions(&bad, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        up.wait_for_line("bad: uploaded, ", LONG);
+    }
+}
+
+use std::fs::File;
+
+#[test]
+fn records_deleted_before_they_were_read_are_an_error_and_the_rest_goes_on() {
+    let rig = Rig::new("deleted", 1);
+    rig.source(32).write("lost", 4_000_000);
+    rig.upload_once(&[]);
+    // Read something first, so that the loss is one.
+    rig.download_once(&[]);
+    rig.source(33).write("lost-too", 4_000_000);
+    rig.upload_once(&[]);
+    let admin = testkit::shared_broker().admin(&rig.topic);
+    let high = admin.watermarks(0, LONG).unwrap().high;
+    admin.delete_records(&[(0, high - 1)], LONG).unwrap();
+    rig.source(34).write("after", 100);
+    rig.upload_once(&[]);
+    let down = rig.downloader(&[]);
+    down.wait_for_line("were removed from the topic", LONG);
+    down.wait_for_line("after: delivered, ", LONG);
+    let line = down.wait_for_line("lost-too: lost: 0 of 4 chunks came", LONG);
+    assert!(line.contains("ERROR"), "{line}");
+    assert_eq!(count(&rig.output), 2, "lost and after");
+}
+
+#[test]
+fn a_topic_made_anew_is_read_from_its_beginning() {
+    let rig = Rig::new("anew", 2);
+    rig.source(35).write("first", 100);
+    rig.upload_once(&[]);
+    rig.download_once(&[]);
+    let admin = testkit::shared_broker().admin(&rig.topic);
+    admin.delete_topic(LONG).unwrap();
+    assert!(wait_until(LONG, || matches!(admin.look_up(LONG), Err(kafka::Error::TopicMissing { .. }))));
+    testkit::shared_broker().create_topic(&rig.topic, 2, &[]);
+    rig.source(36).write("second", 100);
+    rig.upload_once(&[]);
+    let down = rig.download_once(&["--set", "start=latest"]);
+    assert!(down.lines().iter().any(|line| line.contains("deleted and made anew")));
+    rig.assert_same();
+}
+
+#[test]
+fn a_daemon_stops_within_ten_seconds_and_goes_on_where_it_was() {
+    let rig = Rig::new("stop", 4).licensed();
+    rig.source(37).write("large", 150_000_000);
+    let mut up = rig.uploader(&["--settle", "0s", "--set", "log.chunk_lines=true"]);
+    up.wait_for_line("large:P", LONG);
+    up.terminate();
+    assert_eq!(up.wait_exit(STOP), 0);
+    rig.upload_once(&[]);
+    let mut down = rig.downloader(&["--set", "log.chunk_lines=true"]);
+    down.wait_for_line("chunk written", LONG);
+    down.terminate();
+    assert_eq!(down.wait_exit(STOP), 0);
+    rig.download_once(&[]);
+    rig.assert_same();
+}

@@ -1,0 +1,170 @@
+//! A topic, a spool, an output, a licence, and the two daemons between them.
+//!
+//! What must never happen here: a test that passes because nothing was sent.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use testkit::tree::{self, Compare, Tree};
+use testkit::{Daemon, LONG, Scratch, Source, Watcher, assert_all_whole, scratch, shared_broker, unique_topic};
+
+/// The uploader's executable.
+pub const UPLOADER: &str = env!("CARGO_BIN_EXE_streamsend-uploader");
+/// The downloader's executable.
+pub const DOWNLOADER: &str = env!("CARGO_BIN_EXE_streamsend-downloader");
+/// The operator's tool.
+pub const TOOL: &str = env!("CARGO_BIN_EXE_streamsend");
+
+/// How long a daemon may take to end after SIGTERM.
+pub const STOP: Duration = Duration::from_secs(10);
+
+pub struct Rig {
+    pub scratch: Scratch,
+    pub spool: PathBuf,
+    pub output: PathBuf,
+    pub topic: String,
+    pub bootstrap: String,
+    license: Option<(PathBuf, String)>,
+}
+
+impl Rig {
+    /// Folders and a topic with so many partitions; no licence.
+    pub fn new(name: &str, partitions: i32) -> Rig {
+        let broker = shared_broker();
+        let rig = Rig::at(name, &broker.bootstrap());
+        broker.create_topic(&rig.topic, partitions, &[]);
+        rig
+    }
+
+    /// Folders for a broker of the test's own; the topic is not made.
+    pub fn at(name: &str, bootstrap: &str) -> Rig {
+        let scratch = scratch(name);
+        let (spool, output) = (scratch.folder("spool"), scratch.folder("output"));
+        let (topic, bootstrap) = (unique_topic(name), bootstrap.to_owned());
+        Rig { scratch, spool, output, topic, bootstrap, license: None }
+    }
+
+    /// Gives both daemons a licence for 30 days.
+    pub fn licensed(mut self) -> Rig {
+        let secret = license::keygen().unwrap();
+        let file = self.scratch.path().join("license.key");
+        std::fs::write(&file, license_text(&secret, 30)).unwrap();
+        self.license = Some((file, secret.public().to_base64()));
+        self
+    }
+
+    pub fn source(&self, seed: u64) -> Source {
+        Source::new(&self.spool, seed)
+    }
+
+    fn common(&self, name: &str) -> Vec<String> {
+        let state = self.scratch.path().join(format!("state-{name}"));
+        let mut args = vec![
+            "--bootstrap-server".to_owned(),
+            self.bootstrap.clone(),
+            "--topic".to_owned(),
+            self.topic.clone(),
+            "--name".to_owned(),
+            name.to_owned(),
+            "--state-directory".to_owned(),
+            state.display().to_string(),
+        ];
+        if let Some((file, key)) = &self.license {
+            let file = file.display().to_string();
+            args.extend(["--license-key".to_owned(), file, "--license-public-key".to_owned(), key.clone()]);
+        }
+        args
+    }
+
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(format!("state-{name}"))
+    }
+
+    /// The uploader `up` on the spool.
+    pub fn uploader(&self, more: &[&str]) -> Daemon {
+        let mut args = self.common("up");
+        args.extend(["--spool".to_owned(), self.spool.display().to_string()]);
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        Daemon::spawn(UPLOADER, args, &[])
+    }
+
+    /// The downloader `down` on the output, which lands files as they lie in the spool.
+    pub fn downloader(&self, more: &[&str]) -> Daemon {
+        let mut args = self.common("down");
+        args.extend(["--output".to_owned(), self.output.display().to_string()]);
+        args.extend(["--set".to_owned(), "landing={path}".to_owned()]);
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        Daemon::spawn(DOWNLOADER, args, &[])
+    }
+
+    /// Sends what is in the spool and waits for the end.
+    pub fn upload_once(&self, more: &[&str]) -> Daemon {
+        let args = [&["--once", "--settle", "0s", "--timeout", "300s"], more].concat();
+        let mut daemon = self.uploader(&args);
+        assert_eq!(daemon.wait_exit(LONG * 3), 0);
+        daemon
+    }
+
+    /// Takes what is on the topic and waits for the end.
+    pub fn download_once(&self, more: &[&str]) -> Daemon {
+        let args = [&["--until-idle", "1s", "--timeout", "300s"], more].concat();
+        let mut daemon = self.downloader(&args);
+        assert_eq!(daemon.wait_exit(LONG * 3), 0);
+        daemon
+    }
+
+    pub fn watcher(&self) -> Watcher {
+        Watcher::start(&self.output)
+    }
+
+    /// The spool and the output hold the same files, and everything ever seen in the output was one of them.
+    pub fn assert_delivered(&self, watcher: Watcher) -> Tree {
+        let expected = self.assert_same();
+        let whole = expected.values().map(|entry| entry.blake3).collect();
+        let sightings = watcher.finish();
+        assert_all_whole(&sightings, &whole);
+        assert!(sightings.len() >= expected.len(), "the watcher saw {} of {}", sightings.len(), expected.len());
+        expected
+    }
+
+    /// The spool and the output hold the same files.
+    pub fn assert_same(&self) -> Tree {
+        let expected = tree::digest(&self.spool);
+        assert!(!expected.is_empty(), "nothing was sent");
+        tree::assert_same(&expected, &tree::digest(&self.output), Compare::ContentAndMetadata);
+        expected
+    }
+}
+
+/// A licence for so many days (negative: it ended).
+pub fn license_text(secret: &license::VendorSecret, days: i64) -> String {
+    let hours = jiff::SignedDuration::from_hours;
+    let now = jiff::Timestamp::now();
+    // One hour more, so that whole days are still left while the test runs.
+    let expires = now.checked_add(hours(24 * days + 1)).unwrap();
+    license_between(secret, now.min(expires).checked_sub(hours(1)).unwrap(), expires)
+}
+
+/// A licence for any time.
+pub fn license_between(
+    secret: &license::VendorSecret,
+    not_before: jiff::Timestamp,
+    expires: jiff::Timestamp,
+) -> String {
+    let terms = license::Terms {
+        id: None,
+        issued_to: "tests".to_owned(),
+        not_before,
+        expires,
+        features: vec![license::MULTI_PARTITION.to_owned()],
+    };
+    license::issue(secret, &terms).unwrap()
+}
+
+/// Number of regular files below a folder, without the work folder.
+pub fn count(folder: &Path) -> usize {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != ".streamsend")
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_type().is_file()))
+        .count()
+}
