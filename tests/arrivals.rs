@@ -65,12 +65,15 @@ fn rename_folder_in(rig: &Rig, outside: &mut testkit::Source) {
 fn what_must_not_be_sent_is_left_alone() {
     let rig = Rig::new("left-alone", 1);
     let mut source = rig.source(12);
-    for name in [".hidden", ".hidden-folder/x", "a.tmp", "b.part", "c~", "skip.log", "deep/skip.log", "keep.txt"] {
+    for name in
+        [".hidden", ".hidden-folder/x", "a.tmp", "b.part", "c~", "skip.log", "deep/skip.log", "keep.txt"]
+    {
         source.write(name, 10);
     }
     std::os::unix::fs::symlink("/etc/passwd", rig.spool.join("link")).unwrap();
     let fifo = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, rig.spool.join("fifo"), rustix::fs::FileType::Fifo, fifo, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, rig.spool.join("fifo"), rustix::fs::FileType::Fifo, fifo, 0)
+        .unwrap();
     rig.upload_once(&["--set", "spool.exclude=[\"*.log\"]"]);
     rig.download_once(&[]);
     let found: Vec<Vec<u8>> = testkit::tree::digest(&rig.output).into_keys().collect();
@@ -90,7 +93,8 @@ fn a_file_rewritten_while_it_is_read_is_never_mixed() {
         let mut file = File::options().create(true).write(true).truncate(false).open(&path).unwrap();
         let mark = up.mark();
         for piece in 0..SIZE / 100_000 {
-            std::os::unix::fs::FileExt::write_all_at(&file, &vec![value; 100_000], piece as u64 * 100_000).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &vec![value; 100_000], piece as u64 * 100_000)
+                .unwrap();
         }
         file.flush().unwrap();
         drop(file);

@@ -1,7 +1,7 @@
 //! What a daemon says, and how it ends, when it is told something wrong.
 
 use crate::rig::{DOWNLOADER, Rig, STOP, TOOL, UPLOADER};
-use testkit::{Daemon, LONG, scratch};
+use testkit::{Daemon, LONG, scratch, wait_until};
 
 fn ends(program: &str, args: &[&str], code: i32, says: &[&str]) {
     let mut daemon = Daemon::spawn(program, args, &[]);
@@ -26,7 +26,8 @@ fn bad_flags_end_with_64() {
 fn bad_configuration_ends_with_78_and_names_every_mistake_with_its_line() {
     let folder = scratch("bad-config");
     let file = folder.path().join("up.yaml");
-    let text = "tpoic: x\nspool:\n  - directory: /tmp\n    settle: soon\nkafka:\n  acks: 1\nmemory_max: lots\n";
+    let text =
+        "tpoic: x\nspool:\n  - directory: /tmp\n    settle: soon\nkafka:\n  acks: 1\nmemory_max: lots\n";
     std::fs::write(&file, text).unwrap();
     let path = file.display().to_string();
     let lines = [":1", "tpoic", "topic", ":4", "settle", ":6", "acks", ":7", "memory_max"];
@@ -70,8 +71,7 @@ fn a_second_instance_ends_with_75_and_names_the_first() {
     let mut second = rig.downloader(&[]);
     assert_eq!(second.wait_exit(STOP), 75);
     assert!(second.lines().iter().any(|line| line.contains(&down.pid().to_string())), "{}", second.tail());
-    let other_state = rig.scratch.folder("other-state").display().to_string();
-    let mut second = rig.downloader(&["--state-directory", &other_state]);
+    let mut second = rig.downloader_at("other", &rig.output, &[]);
     assert_eq!(second.wait_exit(STOP), 75, "the output folder is locked as well:\n{}", second.tail());
 }
 
@@ -79,8 +79,8 @@ fn a_second_instance_ends_with_75_and_names_the_first() {
 fn a_state_directory_belongs_to_one_output() {
     let rig = Rig::new("two-outputs", 1);
     rig.download_once(&[]);
-    let other = rig.scratch.folder("other-output").display().to_string();
-    let mut down = rig.downloader(&["--output", &other]);
+    let other = rig.scratch.folder("other-output");
+    let mut down = rig.downloader_at("down", &other, &[]);
     assert_eq!(down.wait_exit(LONG), 78);
     assert!(down.lines().iter().any(|line| line.contains("another output folder")), "{}", down.tail());
 }
@@ -101,11 +101,15 @@ fn status_tells_what_a_running_daemon_does() {
     let up = rig.uploader(&["--settle", "0s"]);
     up.wait_for_line("x: uploaded, ", LONG);
     let state = rig.state("up").display().to_string();
-    let mut tool = Daemon::spawn(TOOL, ["status", "--json", "--state-directory", &state], &[]);
-    assert_eq!(tool.wait_exit(LONG), 0, "{}", tool.tail());
-    let status: serde_json::Value = serde_json::from_str(&tool.output().join("\n")).unwrap();
+    let ask = || {
+        let mut tool = Daemon::spawn(TOOL, ["status", "--json", "--state-directory", &state], &[]);
+        assert_eq!(tool.wait_exit(LONG), 0, "{}", tool.tail());
+        serde_json::from_str::<serde_json::Value>(&tool.output().join("\n")).unwrap()
+    };
+    assert!(wait_until(LONG, || ask()["files"]["done"] == 1), "{}", ask());
+    let status = ask();
     assert_eq!((&status["schema"], &status["program"]), (&1.into(), &"uploader".into()));
-    assert_eq!((&status["mode"], &status["files"]["done"]), (&"spo".into(), &1.into()));
+    assert_eq!((&status["mode"], &status["topic"]), (&"spo".into(), &rig.topic.as_str().into()));
     drop(up);
     let mut tool = Daemon::spawn(TOOL, ["status", "--state-directory", &state], &[]);
     assert_eq!(tool.wait_exit(LONG), 69);

@@ -67,7 +67,10 @@ fn nothing_is_sent_or_delivered_twice_by_running_again() {
     let expected = rig.assert_same();
     let up = rig.upload_once(&[]);
     let down = rig.download_once(&[]);
-    assert!(!up.lines().iter().any(|line| line.contains(": uploaded, ")), "unchanged files are not sent again");
+    assert!(
+        !up.lines().iter().any(|line| line.contains(": uploaded, ")),
+        "unchanged files are not sent again"
+    );
     assert!(!down.lines().iter().any(|line| line.contains(": delivered, ")));
     assert_eq!(rig.assert_same(), expected);
 }
@@ -116,7 +119,14 @@ fn several_uploaders_and_downloaders_share_a_topic() {
     testkit::Source::new(&second, 2).write("a/two", 3_000_000);
     let second_args = |state: &str| {
         let state = rig.scratch.path().join(state).display().to_string();
-        vec!["--bootstrap-server".to_owned(), rig.bootstrap.clone(), "--topic".into(), rig.topic.clone(), "--state-directory".into(), state]
+        vec![
+            "--bootstrap-server".to_owned(),
+            rig.bootstrap.clone(),
+            "--topic".into(),
+            rig.topic.clone(),
+            "--state-directory".into(),
+            state,
+        ]
     };
     let mut other = second_args("state-other-up");
     let spool = second.display().to_string();
@@ -143,9 +153,18 @@ fn archive_and_delete_dispose_of_what_was_acknowledged() {
     let archive = rig.scratch.folder("archive");
     rig.source(1).write("sub/gone.bin", 2_500_000);
     let before = testkit::tree::digest(&rig.spool);
-    rig.upload_once(&["--after", "archive", "--set", &format!("spool.archive_directory={}", archive.display())]);
+    rig.upload_once(&[
+        "--after",
+        "archive",
+        "--set",
+        &format!("spool.archive_directory={}", archive.display()),
+    ]);
     assert_eq!(crate::rig::count(&rig.spool), 0);
-    testkit::tree::assert_same(&before, &testkit::tree::digest(&archive), testkit::tree::Compare::ContentAndMetadata);
+    testkit::tree::assert_same(
+        &before,
+        &testkit::tree::digest(&archive),
+        testkit::tree::Compare::ContentAndMetadata,
+    );
     rig.source(2).write("next.bin", 10);
     rig.upload_once(&["--after", "delete"]);
     assert_eq!(crate::rig::count(&rig.spool), 0);

@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, STOP, count};
 use rand::{Rng, SeedableRng};
+use std::fs::File;
 use std::time::Duration;
 use testkit::{Broker, Daemon, LONG, wait_until};
 
@@ -67,11 +68,11 @@ fn a_broker_that_stops_and_comes_back_costs_nothing() {
     let up = rig.uploader(&["--settle", "0s"]);
     up.wait_for_line(": uploaded, ", LONG);
     broker.kill();
-    rig.source(25).write("while/away", 3_000_000);
+    rig.source(25).write("away/one", 3_000_000);
     broker.start_again();
     down.wait_for_line(": delivered, ", LONG);
     broker.stop();
-    rig.source(26).write("while/away/again", 100);
+    rig.source(26).write("away/two", 100);
     broker.start_again();
     delivered_once(&rig, watcher);
     drop((up, down));
@@ -117,7 +118,10 @@ fn records_that_are_not_ours_are_skipped_and_said() {
     testkit::topic::produce(&rig.bootstrap, &rig.topic, &junk[..1]);
     let down = rig.download_once(&[]);
     let said: Vec<String> = down.lines().into_iter().filter(|line| line.contains("record skipped")).collect();
-    assert!(said.iter().any(|line| line.contains("P00 offset 0: record skipped: not a Streamsend record")), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.contains("P00 offset 0: record skipped: not a Streamsend record")),
+        "{said:?}"
+    );
     assert!(said.iter().any(|line| line.contains("P01 offset 0: record skipped")), "{said:?}");
     assert!(said.len() <= 3, "once per partition and 30 s: {said:?}");
     rig.assert_same();
@@ -142,8 +146,6 @@ fn a_file_that_cannot_be_read_is_named_and_others_go_on() {
         up.wait_for_line("bad: uploaded, ", LONG);
     }
 }
-
-use std::fs::File;
 
 #[test]
 fn records_deleted_before_they_were_read_are_an_error_and_the_rest_goes_on() {

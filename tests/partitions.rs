@@ -41,7 +41,11 @@ fn small_files_are_spread_uniformly_and_large_ones_within_one_chunk() {
     let found = partition_use(&rig);
     assert_eq!(found.whole.values().sum::<u64>(), 600);
     // 600 draws of 1 in 6: 100 expected, standard deviation 9.1; six of them make a chance of 1 in 10⁸.
-    assert!(found.whole.len() == 6 && found.whole.values().all(|n| (45..=155).contains(n)), "{:?}", found.whole);
+    assert!(
+        found.whole.len() == 6 && found.whole.values().all(|n| (45..=155).contains(n)),
+        "{:?}",
+        found.whole
+    );
     assert_eq!(found.chunks.len(), 3);
     for (path, per_partition) in &found.chunks {
         let all: Vec<u64> = (0..6).map(|p| per_partition.get(&p).copied().unwrap_or(0)).collect();
@@ -62,7 +66,9 @@ fn without_a_licence_exactly_one_partition_is_used() {
     assert_eq!(found.whole.keys().collect::<Vec<_>>(), [&2]);
     assert_eq!(found.chunks[&b"large"[..]], BTreeMap::from([(2, 5)]));
     let down = rig.download_once(&[]);
-    assert!(down.lines().iter().any(|line| line.contains("thread(s)=1, ") && line.contains("partition(s)=4")));
+    assert!(
+        down.lines().iter().any(|line| line.contains("thread(s)=1, ") && line.contains("partition(s)=4"))
+    );
     rig.assert_same();
 }
 
@@ -95,18 +101,25 @@ fn the_start_up_lines_say_what_runs() {
     rig.source(1).write("x", 1);
     let up = rig.upload_once(&[]);
     let line = up.wait_for_line("*** Streamsend Uploader successfully started on ", LONG);
-    let expected = format!("with thread(s)=1, topic={}, partition(s)=3, Chunk Size=1032192, Build=", rig.topic);
+    let expected =
+        format!("with thread(s)=1, topic={}, partition(s)=3, Chunk Size=1032192, Build=", rig.topic);
     assert!(line.contains(&expected) && line.contains(", Git="), "{line}");
     assert!(up.lines().iter().any(|line| line.contains("License status: License is valid for 30 days")));
     let digest = "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213";
     std::fs::write(rig.spool.join("known.txt"), b"").unwrap();
     let up = rig.upload_once(&[]);
     let line = up.wait_for_line("known.txt: uploaded, ", LONG);
-    assert!(line.contains("known.txt: uploaded, 0 bytes in 1 chunk(s), P0") && line.contains(" s, blake3="), "{line}");
+    assert!(
+        line.contains("known.txt: uploaded, 0 bytes in 1 chunk(s), P0") && line.contains(" s, blake3="),
+        "{line}"
+    );
     assert!(!line.contains(digest), "a digest of other content");
     let down = rig.download_once(&[]);
     let line = down.wait_for_line("*** Streamsend Downloader successfully started on ", LONG);
-    assert!(line.contains(&format!("with thread(s)=3, topic={}, partition(s)=3, Build=", rig.topic)), "{line}");
+    assert!(
+        line.contains(&format!("with thread(s)=3, topic={}, partition(s)=3, Build=", rig.topic)),
+        "{line}"
+    );
     let empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
     let line = down.wait_for_line("known.txt: delivered, ", LONG);
     assert!(line.contains("known.txt: delivered, 0 bytes, ") && line.ends_with(", as known.txt"), "{line}");

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testkit::tree::{self, Compare, Tree};
-use testkit::{Daemon, LONG, Scratch, Source, Watcher, assert_all_whole, scratch, shared_broker, unique_topic};
+use testkit::{
+    Daemon, LONG, Scratch, Source, Watcher, assert_all_whole, scratch, shared_broker, unique_topic,
+};
 
 /// The uploader's executable.
 pub const UPLOADER: &str = env!("CARGO_BIN_EXE_streamsend-uploader");
@@ -89,8 +91,13 @@ impl Rig {
 
     /// The downloader `down` on the output, which lands files as they lie in the spool.
     pub fn downloader(&self, more: &[&str]) -> Daemon {
-        let mut args = self.common("down");
-        args.extend(["--output".to_owned(), self.output.display().to_string()]);
+        self.downloader_at("down", &self.output, more)
+    }
+
+    /// A downloader of any name (and so state directory) on any output.
+    pub fn downloader_at(&self, name: &str, output: &Path, more: &[&str]) -> Daemon {
+        let mut args = self.common(name);
+        args.extend(["--output".to_owned(), output.display().to_string()]);
         args.extend(["--set".to_owned(), "landing={path}".to_owned()]);
         args.extend(more.iter().map(|&arg| arg.to_owned()));
         Daemon::spawn(DOWNLOADER, args, &[])
@@ -122,7 +129,12 @@ impl Rig {
         let whole = expected.values().map(|entry| entry.blake3).collect();
         let sightings = watcher.finish();
         assert_all_whole(&sightings, &whole);
-        assert!(sightings.len() >= expected.len(), "the watcher saw {} of {}", sightings.len(), expected.len());
+        assert!(
+            sightings.len() >= expected.len(),
+            "the watcher saw {} of {}",
+            sightings.len(),
+            expected.len()
+        );
         expected
     }
 

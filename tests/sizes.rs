@@ -24,7 +24,9 @@ fn odd_chunk_sizes_give_the_same_files() {
     for chunk in ["1KiB", "3KiB", "65KiB"] {
         let rig = Rig::new("chunk-size", 3).licensed();
         let mut source = rig.source(5);
-        [0, 1, 1024, 1025, 3072, 100_000, 400_001].iter().for_each(|&s| drop(source.write(format!("{s}"), s)));
+        [0, 1, 1024, 1025, 3072, 100_000, 400_001]
+            .iter()
+            .for_each(|&s| drop(source.write(format!("{s}"), s)));
         rig.upload_once(&["--set", &format!("chunk_size={chunk}")]);
         rig.download_once(&[]);
         rig.assert_same();

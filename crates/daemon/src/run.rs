@@ -19,8 +19,8 @@ use crate::settings::{
 use crate::status::{ErrorLog, Identity, Offer, Status, SystemdNotify};
 use crate::{lock, log, signals};
 
-/// From the wish to end to the end by force.
-const GRACE: Duration = Duration::from_secs(10);
+/// From the wish to end to the end by force. Tests have no ten seconds.
+const GRACE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long a busy daemon may take to say what it has not finished.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -29,30 +29,42 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub fn run_uploader(
     body: impl FnOnce(UploaderSettings, UploaderRun, Context) -> Result<(), Stop>,
 ) -> ExitCode {
-    let main = |flags: Flags, resolved: Resolved| match resolved.uploader() {
-        Err(mistakes) => refuse(&complain(&mistakes)),
-        Ok(settings) => {
-            let run = flags.uploader();
-            let frame = Frame::new(Program::Uploader, &settings.common, run.timeout, run.dry_run);
-            frame.run(&resolved.warnings, |context| body(settings, run, context))
-        }
-    };
-    with_flags(Program::Uploader, std::env::args_os(), main).into()
+    uploader(std::env::args_os(), body).into()
 }
 
 /// `main()` of the downloader; see [`run_uploader`].
 pub fn run_downloader(
     body: impl FnOnce(DownloaderSettings, DownloaderRun, Context) -> Result<(), Stop>,
 ) -> ExitCode {
-    let main = |flags: Flags, resolved: Resolved| match resolved.downloader() {
+    downloader(std::env::args_os(), body).into()
+}
+
+fn uploader(
+    arguments: impl IntoIterator<Item = OsString>,
+    body: impl FnOnce(UploaderSettings, UploaderRun, Context) -> Result<(), Stop>,
+) -> Exit {
+    with_flags(Program::Uploader, arguments, |flags, resolved| match resolved.uploader() {
+        Err(mistakes) => refuse(&complain(&mistakes)),
+        Ok(settings) => {
+            let run = flags.uploader();
+            let frame = Frame::new(Program::Uploader, &settings.common, run.timeout, run.dry_run);
+            frame.run(&resolved.warnings, |context| body(settings, run, context))
+        }
+    })
+}
+
+fn downloader(
+    arguments: impl IntoIterator<Item = OsString>,
+    body: impl FnOnce(DownloaderSettings, DownloaderRun, Context) -> Result<(), Stop>,
+) -> Exit {
+    with_flags(Program::Downloader, arguments, |flags, resolved| match resolved.downloader() {
         Err(mistakes) => refuse(&complain(&mistakes)),
         Ok(settings) => {
             let run = flags.downloader();
             let frame = Frame::new(Program::Downloader, &settings.common, run.timeout, false);
             frame.run(&resolved.warnings, |context| body(settings, run, context))
         }
-    };
-    with_flags(Program::Downloader, std::env::args_os(), main).into()
+    })
 }
 
 fn with_flags(
@@ -271,3 +283,6 @@ fn exit_on_panic() {
         signal_hook::low_level::exit(i32::from(Exit::Internal.code()));
     }));
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,9 @@ pub(super) struct Shell {
     pub(super) scans: Scans,
     /// There may be events to read.
     readable: bool,
+    /// Events were lost, and the queue was not empty since: the close of a write that is still in the queue may be among
+    /// the lost, because the kernel says only once that the queue is full.
+    lossy: bool,
     /// When the waker is to be armed again.
     arm_at: Option<Instant>,
     /// When to check that the spool folder is in its place.
@@ -84,6 +87,7 @@ impl Shell {
             watch: None,
             scans: Scans::new(now),
             readable: false,
+            lossy: false,
             arm_at: None,
             root_check: now + ROOT_CHECK,
             lost: None,
@@ -180,6 +184,10 @@ impl Shell {
                 return false;
             }
         }
+        if drained && std::mem::take(&mut self.lossy) {
+            self.settle.release_holds(now);
+            self.scans.again = true;
+        }
         !drained
     }
 
@@ -208,7 +216,7 @@ impl Shell {
             Event::Lost => {
                 tools.counters.overflows.fetch_add(1, Relaxed);
                 tracing::debug!("spool {}: events were lost, scanning", self.name());
-                self.settle.release_holds(now);
+                self.lossy = true;
                 self.scans.again = true;
             }
         }

@@ -155,7 +155,9 @@ impl Demo {
             interrupt.check()?;
             self.uploader.look()?;
             self.downloader.look()?;
-            let now = (self.uploader.progress(), self.downloader.progress());
+            // A file may be done in the log and still under way in the status: never more than all.
+            let all = staged.bytes();
+            let now = (self.uploader.progress().min(all), self.downloader.progress().min(all));
             if now != before {
                 (before, moved) = (now, Instant::now());
             }
