@@ -83,10 +83,24 @@ impl Rig {
 
     /// The uploader `up` on the spool.
     pub fn uploader(&self, more: &[&str]) -> Daemon {
+        Daemon::spawn(UPLOADER, self.uploader_args(more), &[])
+    }
+
+    /// The same without root's power to read everything.
+    pub fn uploader_as_ordinary_user(&self, more: &[&str]) -> Daemon {
+        if !rustix::process::geteuid().is_root() {
+            return self.uploader(more);
+        }
+        let mut args = vec!["--bounding-set=-dac_override,-dac_read_search".to_owned(), UPLOADER.to_owned()];
+        args.extend(self.uploader_args(more));
+        Daemon::spawn("/usr/bin/setpriv", args, &[])
+    }
+
+    fn uploader_args(&self, more: &[&str]) -> Vec<String> {
         let mut args = self.common("up");
         args.extend(["--spool".to_owned(), self.spool.display().to_string()]);
         args.extend(more.iter().map(|&arg| arg.to_owned()));
-        Daemon::spawn(UPLOADER, args, &[])
+        args
     }
 
     /// The downloader `down` on the output, which lands files as they lie in the spool.

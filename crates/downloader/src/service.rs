@@ -168,7 +168,8 @@ fn bind_to_output(store: &mut Store, output: &Path, state: &Path) -> Result<(), 
         (Some(found), None) => store.set_meta("output_id", &found).map_err(ledger_stop),
         (None, None) => {
             let id = uuid::Uuid::new_v4().to_string();
-            write_durably(&path, &id).map_err(io_stop)?;
+            let folder = fsio::Dir::open(&output.join(".streamsend")).map_err(io_stop)?;
+            folder.put("id", id.as_bytes()).map_err(io_stop)?;
             store.set_meta("output_id", &id).map_err(ledger_stop)
         }
         (_, Some(_)) => Err(Stop::new(
@@ -181,13 +182,4 @@ fn bind_to_output(store: &mut Store, output: &Path, state: &Path) -> Result<(), 
             ),
         )),
     }
-}
-
-fn write_durably(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let file = std::fs::File::create(&temporary)?;
-    io::Write::write_all(&mut &file, text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |folder| fsio::Dir::open(folder)?.fsync())
 }

@@ -355,7 +355,8 @@ fn write_delivered(tx: &Transaction<'_>, file: &Delivered) -> rusqlite::Result<(
 }
 
 fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
-    let mut closed: HashMap<(Vec<u8>, i64), Vec<(u64, u64)>> = HashMap::new();
+    type Ranges = Vec<(u64, u64)>;
+    let mut closed: HashMap<(Vec<u8>, i64), Ranges> = HashMap::new();
     let query = "SELECT uploader, incarnation, first, beyond FROM closed";
     rows(connection, query, |row| {
         let range = (row.get::<_, i64>(2)? as u64, row.get::<_, i64>(3)? as u64);

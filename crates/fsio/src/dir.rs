@@ -100,6 +100,17 @@ impl Dir {
         rustix::fs::fstatfs(&self.file).is_ok_and(|stat| HONEST.contains(&(stat.f_type as u64)))
     }
 
+    /// Puts a small file directly into this directory: whole and durable, or not at all; replaces one of that name.
+    pub fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = format!("{name}.new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mut file = self.open_within(temporary.as_bytes(), flags, 0o600)?;
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        rustix::fs::renameat(&self.file, temporary, &self.file, name)?;
+        self.fsync()
+    }
+
     /// (device, inode): two values that are equal mean the same directory.
     pub fn identity(&self) -> io::Result<(u64, u64)> {
         let stat = rustix::fs::fstat(&self.file)?;

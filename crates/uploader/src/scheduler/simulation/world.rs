@@ -473,9 +473,10 @@ impl World {
         let end = logged(PieceKind::End);
         match token.piece {
             Piece::Abort => {
-                let ended =
-                    self.log.records.iter().any(|record| record.id == id && record.piece == PieceKind::End);
-                assert!(!ended, "ABORT after END of {id:?}");
+                // Under another attempt it may be: the topic is another one, the END was meant for the old one.
+                let end = |record: &Logged| record.id == id && record.piece == PieceKind::End;
+                let ended = |record: &Logged| end(record) && record.attempt == token.attempt;
+                assert!(!self.log.records.iter().any(ended), "ABORT after END of {id:?}");
                 self.log.aborted.insert(id);
             }
             _ if self.log.aborted.contains(&id) => {}
