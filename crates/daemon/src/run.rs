@@ -278,7 +278,7 @@ fn last_words(status: &Status, timeout: Duration) -> Stop {
 fn exit_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
-        let name = thread.name().unwrap_or("unnamed");
+        let (name, info) = (thread.name().unwrap_or("unnamed"), info.to_string().replace('\n', " "));
         tracing::error!("internal fault in thread {name}: {info}; nothing is lost, report this fault");
         signal_hook::low_level::exit(i32::from(Exit::Internal.code()));
     }));

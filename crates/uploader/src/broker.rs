@@ -56,7 +56,7 @@ impl Watch {
 
     /// Asks for a look-up now. One that is asked for already is enough.
     pub fn ask(&self) {
-        drop(self.asks.try_send(()));
+        let _asked_already = self.asks.try_send(());
     }
 }
 

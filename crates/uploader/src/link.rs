@@ -92,11 +92,6 @@ impl Link {
         Ok(())
     }
 
-    /// Records not reported yet, of the current producer.
-    pub fn in_flight(&self) -> usize {
-        self.current.as_ref().map_or(0, Producer::in_flight)
-    }
-
     /// What the client complains of at the moment.
     pub fn complaint(&self) -> Option<String> {
         self.current.as_ref().and_then(Producer::complaint)
@@ -106,13 +101,6 @@ impl Link {
     pub fn close(&mut self, deadline: Duration) {
         if let Some(producer) = self.current.take() {
             producer.flush(deadline);
-        }
-    }
-
-    #[cfg(test)]
-    pub fn kill(&self) {
-        if let Some(producer) = &self.current {
-            producer.test_fatal_error();
         }
     }
 }

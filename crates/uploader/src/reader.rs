@@ -232,8 +232,8 @@ impl OpenFile {
 
     /// Tells the kernel that the file will be read from front to back.
     pub fn expect_sequential(&self) {
-        // Only a hint: a filesystem without it is read all the same.
-        drop(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential));
+        // A filesystem without it is read all the same.
+        let _only_a_hint = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential);
     }
 
     fn read_exactly(&self, buffer: &mut [u8], offset: u64) -> Result<(), Trouble> {

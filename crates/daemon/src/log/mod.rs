@@ -135,15 +135,16 @@ impl<S: Subscriber> Layer<S> for Log {
         }
         let line = record.line(self.format, now, level, metadata.target());
         let (stderr, to_file) = self.destinations(metadata.target());
-        if stderr {
-            (self.stderr)(&line);
-        }
+        // The file first: whoever has read a line on stderr finds it there.
         if let Some(file) = self.file.as_ref().filter(|_| to_file)
             && let Err(error) = file.write(&line)
             && let Some(_first) = file.complaints.allow("write")
         {
             // Not by the log: it would come here again.
             (self.stderr)(&format!("{} ERROR cannot write the log file: {error}\n", show_time(now)));
+        }
+        if stderr {
+            (self.stderr)(&line);
         }
     }
 }

@@ -78,7 +78,9 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start(role: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Daemon {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        // systemd names the process that it watches, and only the shell can know that number beforehand.
+        let mut command = Command::new("sh");
+        command.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
         let own: Vec<_> = std::env::vars_os()
             .filter(|(name, _)| name.to_string_lossy().starts_with("STREAMSEND_"))
             .collect();
@@ -259,7 +261,9 @@ fn sighup_reads_the_licence_and_reopens_the_log() {
     let mut daemon = start_in(directory.path(), "license", &flags, &[]);
     daemon.wait_for("WARN License status: License is not valid: ");
     daemon.wait_for("at work, multi=false");
-    std::fs::rename(&logs, directory.path().join("old")).unwrap();
+    let log = std::fs::read_dir(&logs).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(&log, directory.path().join("old.log")).unwrap();
+    std::fs::remove_file(&log).unwrap();
     let now = jiff::Timestamp::now();
     let terms = Terms {
         id: None,
@@ -275,12 +279,9 @@ fn sighup_reads_the_licence_and_reopens_the_log() {
     daemon.signal(Signal::TERM);
     let (code, text) = daemon.end();
     assert_eq!(code, 0, "{text}");
-    let read = |directory: &Path| {
-        let entry = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap();
-        std::fs::read_to_string(entry.path()).unwrap()
-    };
-    assert!(read(&directory.path().join("old")).contains("at work, multi=false"));
-    let new = read(&logs);
+    let old = std::fs::read_to_string(directory.path().join("old.log")).unwrap();
+    assert!(old.contains("at work, multi=false"), "{old}");
+    let new = std::fs::read_to_string(&log).unwrap();
     assert!(new.contains("License is valid for 39 days") && !new.contains("at work, multi"), "{new}");
 }
 
@@ -299,6 +300,7 @@ fn systemd_hears_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let receive = || {
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).unwrap();

@@ -272,10 +272,7 @@ impl Reader<'_> {
         if node.is_null() {
             return None;
         }
-        let secret = match secret::reference(node) {
-            Some(reference) => Some(self.resolve(&reference)),
-            None => None,
-        };
+        let secret = secret::reference(node).map(|reference| self.resolve(&reference));
         let result = match &secret {
             Some(Err(message)) => Err((None, message.clone())),
             // The value must not show up in the message.

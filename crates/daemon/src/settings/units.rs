@@ -76,7 +76,7 @@ pub(crate) fn parse_percent(text: &str) -> Option<f64> {
 
 /// Writes the shortest form that is exact: `64KiB`, `10MB`, `123`.
 pub(crate) fn show_size(bytes: u64) -> String {
-    let exact = SIZES.iter().filter(|(_, factor)| bytes >= *factor && bytes % factor == 0);
+    let exact = SIZES.iter().filter(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     match exact.min_by_key(|(_, factor)| bytes / factor) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),
         None => bytes.to_string(),
@@ -89,8 +89,10 @@ pub(crate) fn show_duration(duration: Duration) -> String {
     if milliseconds == 0 {
         return "0s".into();
     }
-    let (unit, factor) =
-        TIMES.iter().find(|(_, factor)| milliseconds % factor == 0).expect("1 ms divides everything");
+    let (unit, factor) = TIMES
+        .iter()
+        .find(|(_, factor)| milliseconds.is_multiple_of(*factor))
+        .expect("1 ms divides everything");
     format!("{}{unit}", milliseconds / factor)
 }
 

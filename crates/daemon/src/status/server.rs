@@ -3,8 +3,10 @@
 //! What must never happen here: a client that says nothing keeps others out for long, or a second daemon takes the socket of the
 //! first.
 
+use std::fs::Permissions;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,6 +106,8 @@ fn bind_socket(directory: &Path) -> io::Result<unix::UnixListener> {
             Err(_) => {}
         }
         let listener = unix::UnixListener::bind(path)?;
+        // To ask is to connect, and to connect is to write: for the daemon's group too, who may look but not change anything.
+        std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };

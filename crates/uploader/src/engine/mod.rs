@@ -47,6 +47,8 @@ const REPORTS_AT_ONCE: usize = 1_024;
 const PAINT_INTERVAL: Duration = Duration::from_millis(250);
 /// The engine looks around this often when nothing happens.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// With `--once` the end is looked for this often.
+const ONCE_INTERVAL: Duration = Duration::from_millis(20);
 /// Acknowledgements are waited for so long when the process is to end…
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// …and the producer gets so long to report the rest.
@@ -226,7 +228,11 @@ impl Engine {
     fn pause(&mut self) -> Duration {
         let now = self.now();
         let quiet = self.scheduler.is_idle() && self.answers_waiting.is_empty();
-        let longest = if quiet && !self.once { IDLE_INTERVAL } else { PAINT_INTERVAL };
+        let longest = match (quiet, self.once) {
+            (true, true) => ONCE_INTERVAL,
+            (true, false) => IDLE_INTERVAL,
+            (false, _) => PAINT_INTERVAL,
+        };
         let parked = self.parked.keys().next().map(|(due, _)| due.saturating_sub(now));
         let paced = self.scheduler.take_wake().map(|due| due.saturating_sub(now));
         [Some(longest), parked, paced].into_iter().flatten().min().unwrap_or(longest)

@@ -189,11 +189,13 @@ impl Credits {
     }
 
     /// Bytes on their way in all.
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.sum.bytes
     }
 
     /// Records with payload on their way.
+    #[cfg(test)]
     pub fn records(&self) -> usize {
         self.records
     }

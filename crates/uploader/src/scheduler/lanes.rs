@@ -77,11 +77,6 @@ impl Lanes {
         self.queue(lane).waiting.push_back(waiting);
     }
 
-    /// Puts a file back at the front.
-    pub fn push_front(&mut self, lane: Lane, waiting: Waiting) {
-        self.queue(lane).waiting.push_front(waiting);
-    }
-
     /// Whether every queue takes another file.
     pub fn have_room(&self) -> bool {
         Lane::ALL.iter().all(|lane| self.queues[*lane as usize].waiting.len() < lane.queue_max())

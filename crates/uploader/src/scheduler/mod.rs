@@ -183,11 +183,6 @@ impl Scheduler {
         self.credits.partition_bytes(partition)
     }
 
-    /// Bytes on their way in all.
-    pub fn bytes_on_their_way(&self) -> u64 {
-        self.credits.bytes()
-    }
-
     /// The topic as last seen.
     pub fn topic(&self) -> Topic {
         self.topic

@@ -223,11 +223,6 @@ impl Chunks {
         true
     }
 
-    /// Number of chunks.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
     /// All chunks below are acknowledged.
     pub fn prefix(&self) -> u64 {
         self.prefix
