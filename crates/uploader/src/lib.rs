@@ -12,6 +12,7 @@
 mod broker;
 mod disposal;
 mod engine;
+mod forget;
 mod ledger_thread;
 mod link;
 mod progress;

@@ -40,6 +40,8 @@ pub const SCHEMA: Schema = Schema {
             ino INTEGER NOT NULL, size INTEGER NOT NULL,
             mtime_seconds INTEGER NOT NULL, mtime_nanos INTEGER NOT NULL,
             digest BLOB NOT NULL, sent_ms INTEGER NOT NULL,
+            -- Since when a daily look does not find it in the spool.
+            missing_ms INTEGER,
             PRIMARY KEY(spool, path)) STRICT, WITHOUT ROWID;
     "],
 };
@@ -129,8 +131,19 @@ pub enum Change {
         /// Whether the file is no longer in its place.
         left: bool,
     },
-    /// Files that are no longer in the spool need not be remembered.
-    Forget(String, Vec<RelativePath>),
+    /// What a look at the remembered files of a spool found.
+    Seen {
+        /// Name of the spool.
+        spool: String,
+        /// Counted as missing, and there again.
+        present: Vec<RelativePath>,
+        /// Missing from now on.
+        missing: Vec<RelativePath>,
+        /// Missing for so long that they need not be remembered.
+        gone: Vec<RelativePath>,
+        /// Wall clock, milliseconds since 1970.
+        now_ms: i64,
+    },
 }
 
 /// A change, and whom to tell when it is durable.
@@ -256,9 +269,19 @@ pub fn apply(tx: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
             }
             delete(tx, *id)
         }
-        Change::Forget(spool, paths) => {
-            let mut statement = tx.prepare_cached("DELETE FROM sent WHERE spool = ? AND path = ?")?;
-            paths.iter().try_for_each(|path| statement.execute(params![spool, path.as_bytes()]).map(drop))
+        Change::Seen { spool, present, missing, gone, now_ms } => {
+            let mut mark =
+                tx.prepare_cached("UPDATE sent SET missing_ms = ? WHERE spool = ? AND path = ?")?;
+            for path in present {
+                mark.execute(params![None::<i64>, spool, path.as_bytes()])?;
+            }
+            for path in missing {
+                mark.execute(params![now_ms, spool, path.as_bytes()])?;
+            }
+            // Not one that was sent again in the meantime.
+            let sql = "DELETE FROM sent WHERE spool = ? AND path = ? AND missing_ms IS NOT NULL";
+            let mut forget = tx.prepare_cached(sql)?;
+            gone.iter().try_for_each(|path| forget.execute(params![spool, path.as_bytes()]).map(drop))
         }
     }
 }
@@ -326,7 +349,8 @@ fn done(
     kept: bool,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO sent SELECT spool, path, ino, size, mtime_seconds, mtime_nanos, ?3, ?4
+    let sql =
+        "INSERT OR REPLACE INTO sent SELECT spool, path, ino, size, mtime_seconds, mtime_nanos, ?3, ?4, NULL
                FROM transfer WHERE incarnation = ?1 AND sequence = ?2";
     tx.prepare_cached(sql)?.execute(params![id.incarnation as i64, id.sequence as i64, digest, now_ms])?;
     if kept { delete(tx, id) } else { set_state(tx, id, "done", Some(digest)) }

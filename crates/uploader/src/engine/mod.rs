@@ -26,6 +26,7 @@ use crate::ledger_thread::LedgerThread;
 use crate::link::{Flight, Link};
 use crate::progress::{Counters, Painter};
 use crate::reader::{Buffers, Readers};
+use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Scheduler, Token};
 use crate::spool::{Answer, Ready, SpoolDir, SpoolHandle};
 use crate::wire;
@@ -100,6 +101,8 @@ pub struct Engine {
     ready: Receiver<Ready>,
     answers: Sender<Answer>,
     license: Receiver<()>,
+    /// Entries of the ledger that nobody needs.
+    forgotten: Receiver<Change>,
 
     /// Answers the spool had no room for; at most one for each file it has handed over.
     answers_waiting: VecDeque<Answer>,
@@ -166,6 +169,8 @@ impl Engine {
         select! {
             recv(ready) -> file => match file {
                 Ok(file) => self.offer(file),
+                // It ends by itself when the process is to end.
+                Err(_) if self.context.shutdown.requested() => self.ready = never(),
                 Err(_) => return Err(self.worker_died("spool")),
             },
             recv(self.ledger.reports) -> report => match report {
@@ -186,10 +191,17 @@ impl Engine {
             },
             recv(self.watch.reports) -> info => match info {
                 Ok(info) => self.topic_report(info)?,
-                Err(_) if self.context.shutdown.requested() => {}
+                Err(_) if self.context.shutdown.requested() => self.watch.reports = never(),
                 Err(_) => return Err(self.worker_died("topic watch")),
             },
-            recv(self.license) -> _ => self.license_changed(),
+            recv(self.license) -> change => match change {
+                Ok(()) => self.license_changed(),
+                Err(_) => self.license = never(),
+            },
+            recv(self.forgotten) -> change => match change {
+                Ok(change) => self.write(Request { change, report: None })?,
+                Err(_) => self.forgotten = never(),
+            },
             recv(end) -> _ => {}
             default(pause) => self.tick(),
         }

@@ -8,6 +8,7 @@ use super::offers::Failures;
 use super::{Engine, Outstanding, RECORDS_MAX, Spool};
 use crate::broker::{RecordLimit, Subject, Watch};
 use crate::disposal::Disposal;
+use crate::forget;
 use crate::ledger_thread::LedgerThread;
 use crate::link::Link;
 use crate::progress::{Counters, Painter, Picture};
@@ -114,6 +115,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         ready,
         answers,
         license: context.license.changes(),
+        forgotten: forget::start(settings.spools.clone(), ledger_path, context.shutdown.clone())
+            .map_err(thread_stop)?,
         answers_waiting: VecDeque::new(),
         parked: BTreeMap::new(),
         parked_number: 0,

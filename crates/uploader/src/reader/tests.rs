@@ -1,3 +1,5 @@
+//! Reading, and noticing every change around it. Temporary files only; nothing here waits for a clock.
+
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 use super::*;
 use crate::scheduler::{Piece, Plan, SequenceId, Slot};

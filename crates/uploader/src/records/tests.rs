@@ -1,3 +1,5 @@
+//! The ledger keeps what it was told. Temporary files only; nothing here waits for a clock.
+
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 use super::*;
 use crate::remembered::SentFiles;
@@ -107,7 +109,19 @@ fn a_kept_file_stays_remembered_until_it_changes_or_is_forgotten() {
     row.identity.mtime_nanos -= 1;
     assert!(!bench.remembers(&row), "touch counts");
     row.identity.mtime_nanos += 1;
-    bench.change(Change::Forget("in".into(), vec![row.path.clone()]));
+    let paths = vec![row.path.clone()];
+    let seen = |missing: &[RelativePath], gone: &[RelativePath]| Change::Seen {
+        spool: "in".into(),
+        present: Vec::new(),
+        missing: missing.to_vec(),
+        gone: gone.to_vec(),
+        now_ms: 5,
+    };
+    bench.change(seen(&[], &paths));
+    assert!(bench.remembers(&row), "it was not missing");
+    bench.change(seen(&paths, &[]));
+    assert!(bench.remembers(&row));
+    bench.change(seen(&[], &paths));
     assert!(!bench.remembers(&row));
 }
 

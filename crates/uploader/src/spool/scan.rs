@@ -39,8 +39,14 @@ pub(super) struct Scans {
     found_first: bool,
     /// Something may have been missed: scan as soon as may be.
     pub(super) again: bool,
-    next: Instant,
-    not_before: Instant,
+    /// `spool.scan_interval`.
+    interval: Duration,
+    /// When the last full scan ended.
+    ended: Instant,
+    /// How long it took.
+    took: Duration,
+    /// The spool folder is new to us: no pause.
+    at_once: bool,
     first_done: bool,
     /// Some folder is not watched.
     unwatched: bool,
@@ -59,7 +65,7 @@ struct Full {
 }
 
 impl Scans {
-    pub(super) fn new(now: Instant) -> Scans {
+    pub(super) fn new(interval: Duration, now: Instant) -> Scans {
         Scans {
             full: None,
             folders: VecDeque::new(),
@@ -67,8 +73,10 @@ impl Scans {
             found: Vec::new(),
             found_first: false,
             again: false,
-            next: now,
-            not_before: now,
+            interval,
+            ended: now,
+            took: Duration::ZERO,
+            at_once: true,
             first_done: false,
             unwatched: false,
             limit_told: false,
@@ -78,7 +86,17 @@ impl Scans {
 
     /// When the next full scan is due.
     pub(super) fn next(&self) -> Instant {
-        if self.again { self.not_before.min(self.next) } else { self.next }
+        let pause = if self.at_once {
+            Duration::ZERO
+        } else if self.again {
+            self.took.clamp(PAUSE_MIN, PAUSE_MAX).min(self.interval)
+        } else if self.unwatched || self.remote {
+            // At most a fifth of the time goes into scanning.
+            self.interval.min(UNWATCHED_INTERVAL).max(self.took.saturating_mul(4))
+        } else {
+            self.interval
+        };
+        self.ended + pause
     }
 
     /// Whether one full scan is over and all it found judged.
@@ -87,9 +105,8 @@ impl Scans {
     }
 
     /// Another folder is at the spool's path: begin anew.
-    pub(super) fn again_at_once(&mut self, now: Instant) {
-        self.again = true;
-        (self.next, self.not_before) = (now, now);
+    pub(super) fn again_at_once(&mut self) {
+        self.at_once = true;
     }
 
     /// The spool folder is gone.
@@ -132,6 +149,7 @@ impl Shell {
             return false;
         }
         self.scans.again = false;
+        self.scans.at_once = false;
         self.scans.unwatched = self.watch.is_none();
         if let Some(watch) = &mut self.watch {
             watch.begin_round();
@@ -201,16 +219,8 @@ impl Shell {
         }
         self.known.reserve(full.files);
         let scans = &mut self.scans;
-        let took = now.saturating_duration_since(full.begun);
-        let interval = self.dir.settings().scan_interval;
-        let pause = if scans.unwatched || scans.remote {
-            // At most a fifth of the time goes into scanning.
-            interval.min(UNWATCHED_INTERVAL).max(took.saturating_mul(4))
-        } else {
-            interval
-        };
-        scans.next = now + pause;
-        scans.not_before = now + took.clamp(PAUSE_MIN, PAUSE_MAX);
+        scans.ended = now;
+        scans.took = now.saturating_duration_since(full.begun);
         scans.first_done = true;
         tools.counters.scans.fetch_add(1, Relaxed);
         tools.counters.skipped.store(full.skipped, Relaxed);
@@ -218,7 +228,7 @@ impl Shell {
             "spool {}: scanned {} file(s) in {} ms, {} left out",
             self.dir.settings().name,
             full.files,
-            took.as_millis(),
+            scans.took.as_millis(),
             full.skipped
         );
     }

@@ -85,7 +85,7 @@ impl Shell {
             settle: Settle::new(dir.settings().settle, CAPACITY),
             known: Known::new(),
             watch: None,
-            scans: Scans::new(now),
+            scans: Scans::new(dir.settings().scan_interval, now),
             readable: false,
             lossy: false,
             arm_at: None,
@@ -358,7 +358,7 @@ impl Shell {
                 self.root = root;
                 self.lost = None;
                 self.attach(tools);
-                self.scans.again_at_once(now);
+                self.scans.again_at_once();
                 tracing::info!("spool {}: the folder is there again", self.name());
                 true
             }

@@ -35,6 +35,9 @@ enum Work {
     LookUp,
 }
 
+/// Chunk, partition and plan of the chunks of an attempt.
+type Spread = HashMap<(SequenceId, u32), Vec<(u64, u32, Plan)>>;
+
 pub struct World {
     pub rng: StdRng,
     pub scheduler: Scheduler,
@@ -54,7 +57,7 @@ pub struct World {
     next_key: u64,
     incarnation: u64,
     /// Partitions of the records sent, for the test of the round-robin.
-    pub spread_seen: HashMap<(SequenceId, u32), Vec<(u64, u32, Plan)>>,
+    pub spread_seen: Spread,
 }
 
 impl World {

@@ -1,0 +1,151 @@
+//! Forgets files that are long gone from the spool, so that the ledger does not grow for ever where others clean up.
+//!
+//! Looks once a day, slowly. What must never happen here: forgetting because a folder is not mounted. A file must be
+//! missing at every look of a week before its entry goes; forgotten, it would be sent again if it came back.
+
+use crate::records::Change;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use daemon::{Shutdown, SpoolSettings};
+use ledger::rusqlite::{self, Connection, params};
+use protocol::RelativePath;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// First look after the start.
+const FIRST_LOOK: Duration = Duration::from_secs(10 * 60);
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// A file must be missing for so long, in milliseconds.
+const MISSING_MS_MIN: i64 = 7 * 24 * 60 * 60 * 1_000;
+/// Entries looked at in one go…
+const PAGE_ROWS: usize = 1_000;
+/// …and the pause after each.
+const PAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Starts the thread; its findings are to be written into the ledger.
+pub fn start(
+    spools: Vec<SpoolSettings>,
+    ledger: PathBuf,
+    shutdown: Shutdown,
+) -> std::io::Result<Receiver<Change>> {
+    let (findings, receiver) = bounded(1);
+    // Detached: it only reads.
+    std::thread::Builder::new().name("forget".into()).spawn(move || {
+        let mut wait = FIRST_LOOK;
+        while !ended(&shutdown, wait) {
+            wait = INTERVAL;
+            for spool in &spools {
+                if let Err(error) = look(spool, &ledger, &findings, &shutdown) {
+                    tracing::debug!(
+                        "the ledger's entries of {} were not looked through: {error}",
+                        spool.name
+                    );
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Waits; true when the process is to end.
+fn ended(shutdown: &Shutdown, wait: Duration) -> bool {
+    select! {
+        recv(shutdown.channel()) -> _ => true,
+        default(wait) => false,
+    }
+}
+
+fn look(
+    spool: &SpoolSettings,
+    ledger: &Path,
+    findings: &Sender<Change>,
+    shutdown: &Shutdown,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let connection = ledger::open_read_only(ledger)?;
+    let folder = rustix::fs::open(
+        &spool.directory,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut after = Vec::new();
+    loop {
+        let rows = page(&connection, &spool.name, &after)?;
+        let Some((last, _)) = rows.last() else { return Ok(()) };
+        after = last.as_bytes().to_vec();
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let found = judge(&folder, &spool.name, rows, now_ms);
+        let nothing = matches!(&found, Change::Seen { present, missing, gone, .. }
+            if present.is_empty() && missing.is_empty() && gone.is_empty());
+        if !nothing && findings.send(found).is_err() || ended(shutdown, PAGE_PAUSE) {
+            return Ok(());
+        }
+    }
+}
+
+type Entry = (RelativePath, Option<i64>);
+
+fn page(connection: &Connection, spool: &str, after: &[u8]) -> rusqlite::Result<Vec<Entry>> {
+    let sql = "SELECT path, missing_ms FROM sent WHERE spool = ? AND path > ? ORDER BY path LIMIT ?";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![spool, after, PAGE_ROWS as i64], |row| {
+        let path = RelativePath::new(row.get::<_, Vec<u8>>(0)?)
+            .map_err(|_| rusqlite::Error::InvalidColumnName("path: damaged".into()))?;
+        Ok((path, row.get(1)?))
+    })?;
+    rows.collect()
+}
+
+/// Which entries changed their standing.
+fn judge(folder: &OwnedFd, spool: &str, rows: Vec<Entry>, now_ms: i64) -> Change {
+    let (mut present, mut missing, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    for (path, missing_ms) in rows {
+        let found = rustix::fs::statat(
+            folder,
+            Path::new(OsStr::from_bytes(path.as_bytes())),
+            AtFlags::SYMLINK_NOFOLLOW,
+        );
+        let absent = matches!(found, Err(Errno::NOENT | Errno::NOTDIR));
+        match missing_ms {
+            Some(_) if found.is_ok() => present.push(path),
+            None if absent => missing.push(path),
+            Some(since) if absent && now_ms.saturating_sub(since) >= MISSING_MS_MIN => gone.push(path),
+            _ => {}
+        }
+    }
+    Change::Seen { spool: spool.to_owned(), present, missing, gone, now_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_for_a_week_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("here"), "x").unwrap();
+        std::fs::write(directory.path().join("back"), "x").unwrap();
+        let folder = rustix::fs::open(directory.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let path = |name: &str| RelativePath::new(name).unwrap();
+        let now_ms = 10 * MISSING_MS_MIN;
+        let rows = vec![
+            (path("here"), None),
+            (path("back"), Some(0)),
+            (path("new/gap"), None),
+            (path("here/below-a-file"), None),
+            (path("week"), Some(now_ms - MISSING_MS_MIN)),
+            (path("day"), Some(now_ms - 1)),
+        ];
+        let Change::Seen { present, missing, gone, .. } = judge(&folder, "in", rows, now_ms) else {
+            panic!("another change");
+        };
+        assert_eq!(present, [path("back")]);
+        assert_eq!(missing, [path("new/gap"), path("here/below-a-file")]);
+        assert_eq!(gone, [path("week")]);
+    }
+}
