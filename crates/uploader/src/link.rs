@@ -114,3 +114,61 @@ fn start(
     // The channel holds all that may be outstanding; an error means that the process ends.
     Producer::new(settings, tuning, Box::new(move |delivery| drop(outbox.send(delivery))))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use crate::scheduler::{Key, Piece, Slot};
+    use kafka::{Disposition, Outcome};
+
+    /// Longest wait for the client's own thread.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn link() -> Link {
+        // Nobody listens there: records stay in the client.
+        let properties = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
+        let settings = Settings { properties, topic: "t".into(), client_id: "test".into() };
+        let tuning = ProducerTuning {
+            message_max_bytes: 100_000,
+            queue_max_kbytes: 100_000,
+            idempotence: true,
+            linger: Duration::ZERO,
+        };
+        Link::new(settings, tuning, 100).unwrap()
+    }
+
+    fn token(number: u64) -> Token {
+        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(0) }
+    }
+
+    #[test]
+    fn a_dead_client_gives_its_records_back_and_is_replaced_once() {
+        let mut link = link();
+        for number in 0..3 {
+            link.send(b"key", vec![number as u8; 10], token(number), 0).unwrap();
+        }
+        link.current.as_ref().unwrap().test_fatal_error();
+        let mut replaced = 0;
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+            assert!(matches!(delivery.outcome, Outcome::Failed { .. }), "{:?}", delivery.outcome);
+            assert_eq!(delivery.value, vec![delivery.token.token.key.0 as u8; 10]);
+            replaced += u32::from(link.died(delivery.token).unwrap());
+            keys.push(delivery.token.token.key.0);
+        }
+        keys.sort_unstable();
+        assert_eq!((replaced, keys), (1, vec![0, 1, 2]));
+        assert!(link.send(b"key", vec![0; 10], token(4), 1).is_ok(), "the new client takes records");
+    }
+
+    #[test]
+    fn a_record_above_the_clients_limit_comes_back_until_the_limit_is_raised() {
+        let mut link = link();
+        let rejected = link.send(b"", vec![0; 200_000], token(1), 0).unwrap_err();
+        assert_eq!((rejected.retry, rejected.value.len()), (Disposition::TooLarge, 200_000));
+        link.set_message_max(1_000_000).unwrap();
+        assert!(link.send(b"", rejected.value, token(1), 1).is_ok());
+    }
+}
