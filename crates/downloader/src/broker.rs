@@ -66,6 +66,13 @@ impl Broker {
         }
     }
 
+    /// Says that the connection has a fault, in the words of another client (throttled together with our own).
+    pub fn say_away(&self, complaint: &str) {
+        if self.throttle.allow("away").is_some() {
+            warn!("Kafka cannot be reached: {complaint}; waiting for it");
+        }
+    }
+
     fn said<T>(&self, answer: kafka::Result<T>) -> Option<T> {
         let error = match answer {
             Ok(answer) => return Some(answer),

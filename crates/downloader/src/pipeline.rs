@@ -258,8 +258,11 @@ fn drive(
         let committer =
             std::thread::Builder::new().name("committer".into()).spawn_scoped(scope, || committer.run());
         let all_started = committer.is_ok() && tasks.iter().all(Result::is_ok);
-        let ended =
-            if all_started { Keeper::new(environment, shared, &topic, multi).keep() } else { Ended::Done };
+        let ended = if all_started {
+            Keeper::new(environment, shared, &consumer, &topic, multi).keep()
+        } else {
+            Ended::Done
+        };
         shared.request_stop();
         // A task that panicked has ended the process; what the others wrote is made durable once more.
         tasks.into_iter().flatten().for_each(|task| drop(task.join()));
@@ -277,6 +280,7 @@ fn drive(
 struct Keeper<'a> {
     environment: &'a Environment<'a>,
     shared: &'a Shared,
+    consumer: &'a ConsumerSet,
     topic: &'a TopicInfo,
     multi: bool,
     looked_up: Instant,
@@ -287,11 +291,12 @@ impl<'a> Keeper<'a> {
     fn new(
         environment: &'a Environment<'a>,
         shared: &'a Shared,
+        consumer: &'a ConsumerSet,
         topic: &'a TopicInfo,
         multi: bool,
     ) -> Keeper<'a> {
         let now = Instant::now();
-        Keeper { environment, shared, topic, multi, looked_up: now, gap_asked: now }
+        Keeper { environment, shared, consumer, topic, multi, looked_up: now, gap_asked: now }
     }
 
     fn keep(mut self) -> Ended {
@@ -307,6 +312,9 @@ impl<'a> Keeper<'a> {
                 return Ended::Done;
             }
             context.status.progress();
+            if let Some(complaint) = self.consumer.complaint() {
+                self.environment.broker.say_away(&complaint);
+            }
             if context.license.multi_partition() != self.multi {
                 return Ended::Changed;
             }

@@ -123,10 +123,11 @@ impl Complaints {
         }
         let Some(suppressed) = self.admit(facility, line) else { return };
         let more = if suppressed > 0 { format!(" ({suppressed} more like this)") } else { String::new() };
+        // A broker that is away makes ten such lines with as many words; the daemon says it once in 30 s, from the
+        // complaint.
         match level {
             ..=2 => tracing::error!(target: "kafka", client = name, facility, "{line}{more}"),
-            3 | 4 => tracing::warn!(target: "kafka", client = name, facility, "{line}{more}"),
-            _ => tracing::info!(target: "kafka", client = name, facility, "{line}{more}"),
+            _ => tracing::debug!(target: "kafka", client = name, facility, "{line}{more}"),
         }
     }
 
