@@ -7,8 +7,8 @@ use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
 use std::time::Duration;
 use tracing::{error, info, warn};
 
-/// Bound of one question; shorter than the time a shutdown has.
-pub const ASK: Duration = Duration::from_secs(4);
+/// Bound of one question; several of them are shorter than the time a shutdown has.
+pub const ASK: Duration = Duration::from_secs(2);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -38,6 +38,19 @@ impl Broker {
     /// One look; faults are said (throttled).
     pub fn look_up(&self) -> Option<TopicInfo> {
         self.said(self.admin.look_up(ASK))
+    }
+
+    /// One look that must tell the topic's id, when it was told before: without it another topic of the same name
+    /// could be read from the middle.
+    pub fn look_up_with_id(&self, needs_id: bool) -> Option<TopicInfo> {
+        let topic = self.look_up()?;
+        if needs_id && topic.topic_id.is_none() {
+            if self.throttle.allow("id").is_some() {
+                warn!("the broker does not tell the topic's id, which it told before; asking again");
+            }
+            return None;
+        }
+        Some(topic)
     }
 
     /// One question for all watermarks; faults are said (throttled).

@@ -28,7 +28,9 @@ use tracing::{error, info, warn};
 const SYNCFS_FROM: usize = 8;
 /// A file whose publication failed for a reason of its own is tried again after this.
 const LATER: Duration = Duration::from_secs(10);
-/// Files read back at once when a digest has to be taken from the finished partial, bytes per read.
+/// Offsets are committed again after this, changed or not.
+const COMMIT_AGAIN: Duration = Duration::from_secs(12 * 3600);
+/// Bytes per read when a digest has to be taken from the finished partial.
 const READ_BACK_BYTES: usize = 1 << 20;
 
 /// How files are put into the output.
@@ -103,7 +105,7 @@ impl<'a> Committer<'a> {
     pub fn finish(mut self) {
         // Twice: the first closes ids, the second records that.
         for _ in 0..2 {
-            if self.shared.failed() {
+            if self.shared.poisoned() {
                 return;
             }
             if let Err(failure) = self.commit(true) {
@@ -135,16 +137,22 @@ impl<'a> Committer<'a> {
     }
 
     fn commit(&mut self, full: bool) -> Result<(), Failure> {
-        let replaced = self.shared.slots.take_replaced();
+        // Before the batch: what is replaced by now has its new attempt in it.
+        let replaced = if full { self.shared.slots.take_replaced() } else { Vec::new() };
         let mut batch = self.shared.merger().take_batch(full);
         if full {
             self.last_full = Instant::now();
             self.shared.dirty_bytes.store(0, Ordering::Relaxed);
         }
-        if batch.is_empty() && self.delivered.is_empty() {
+        if batch.is_empty() && self.delivered.is_empty() && replaced.is_empty() {
             return Ok(());
         }
-        let disk = |what: &'static str| move |error| Failure::Disk(what.to_owned(), error);
+        let disk = |what: &'static str| {
+            move |error: io::Error| match error.kind() {
+                io::ErrorKind::Interrupted => Failure::Stopped,
+                _ => Failure::Disk(what.to_owned(), error),
+            }
+        };
         self.finish_files(&mut batch).map_err(disk("finishing files"))?;
         self.content_barrier(&batch).map_err(disk("flushing file content"))?;
         let intents = self.intents(&mut batch);
@@ -163,10 +171,10 @@ impl<'a> Committer<'a> {
     /// digest could not be put together on the way.
     fn finish_files(&self, batch: &mut Batch) -> io::Result<()> {
         let mut wrong = Vec::new();
-        for file in batch.completed.iter().filter(|file| file.header.chunk_count() > 1) {
-            let Some(partial) = self.partial_of(&file.header) else { continue };
+        for file in batch.completed.iter().filter(|file| file.header.chunk_count() > 1 && !file.durable) {
+            let partial = self.partial_of(&file.header)?;
             partial.finish(&attributes(&file.header, &file.digest))?;
-            if !file.verified && read_back(&partial, file.header.file.size)? != file.digest {
+            if !file.verified && self.read_back(&partial, file.header.file.size)? != file.digest {
                 wrong.push(file.header.transfer);
             }
         }
@@ -179,15 +187,16 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    fn partial_of(&self, header: &Header) -> Option<Arc<Partial>> {
-        self.shared.slots.opened(header.transfer, header.attempt)
+    fn partial_of(&self, header: &Header) -> io::Result<Arc<Partial>> {
+        self.shared.slots.existing(header.transfer, header.attempt)
     }
 
     fn content_barrier(&self, batch: &Batch) -> io::Result<()> {
+        let finished = batch.completed.iter().filter(|file| !file.durable);
         let finished: Vec<_> =
-            batch.completed.iter().filter_map(|file| self.partial_of(&file.header)).collect();
+            finished.map(|file| self.partial_of(&file.header)).collect::<io::Result<_>>()?;
         let written = batch.transfers.iter().filter(|state| state.has_new_bytes);
-        let open: Vec<_> = written.filter_map(|state| self.partial_of(&state.header)).collect();
+        let open: Vec<_> = written.map(|state| self.partial_of(&state.header)).collect::<io::Result<_>>()?;
         if finished.is_empty() && open.is_empty() {
             return Ok(());
         }
@@ -200,6 +209,25 @@ impl<'a> Committer<'a> {
         store.partials().fsync()
     }
 
+    /// The digest of a finished partial; given up, as in a crash, when the run ends meanwhile.
+    fn read_back(&self, partial: &Partial, size: u64) -> io::Result<protocol::Digest> {
+        let mut hasher = protocol::blake3::Hasher::new();
+        let mut buffer = vec![0; READ_BACK_BYTES];
+        let mut at = 0;
+        while at < size {
+            if self.shared.stopping() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let read = partial.read_at(at, &mut buffer)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     fn intents(&self, batch: &mut Batch) -> Vec<Intent> {
         let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         let mut intents = Vec::with_capacity(batch.completed.len());
@@ -210,6 +238,7 @@ impl<'a> Committer<'a> {
                     header: header.clone(),
                     digest: *digest,
                     destination: path.as_bytes().to_vec(),
+                    firsts: file.firsts.clone(),
                 }),
                 Err(why) => {
                     let ending =
@@ -255,7 +284,11 @@ impl<'a> Committer<'a> {
         for (intent, how) in ended {
             let id = intent.header.transfer;
             match how {
-                Published::Later => self.later.push((Instant::now() + LATER, id)),
+                // Its content is durable: no descriptor is needed to publish it.
+                Published::Later => {
+                    self.shared.slots.forget(id);
+                    self.later.push((Instant::now() + LATER, id));
+                }
                 _ => {
                     self.shared.slots.forget(id);
                     self.shared.merger().published(id, &how);
@@ -270,8 +303,12 @@ impl<'a> Committer<'a> {
             return;
         }
         let settled = self.shared.merger().settled();
-        if settled == self.committed {
+        // The group's offsets expire some days after the last commit, even when nothing changes.
+        if settled == self.committed && self.last_commit.elapsed() < COMMIT_AGAIN {
             return;
+        }
+        if settled == self.committed {
+            self.committed.clear();
         }
         let changed = settled.iter().filter(|pair| !self.committed.contains(pair));
         let positions: Vec<Position> =
@@ -336,8 +373,15 @@ pub fn publish(
             );
             Ok(Outcome::Refused)
         }
-        Err(error) => sort_publication_error(shared, &error, &format!("{name}"), &format!("{place}"))
-            .ok_or(Failure::Disk(format!("publishing {name}"), error)),
+        Err(error) => {
+            let outcome = sort_publication_error(shared, &error, &format!("{name}"), &format!("{place}"));
+            if let Some(Outcome::Refused) = outcome {
+                store
+                    .remove(&partial)
+                    .map_err(|error| Failure::Disk("removing a partial".to_owned(), error))?;
+            }
+            outcome.ok_or(Failure::Disk(format!("publishing {name}"), error))
+        }
     }
 }
 
@@ -372,21 +416,6 @@ pub fn barrier_of_names(shared: &Shared, honest_syncfs: bool, touched: Touched) 
     }
     touched.values().try_for_each(fsio::Dir::fsync)?;
     store.partials().fsync()
-}
-
-fn read_back(partial: &Partial, size: u64) -> io::Result<protocol::Digest> {
-    let mut hasher = protocol::blake3::Hasher::new();
-    let mut buffer = vec![0; READ_BACK_BYTES];
-    let mut at = 0;
-    while at < size {
-        let read = partial.read_at(at, &mut buffer)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        hasher.update(&buffer[..read]);
-        at += read as u64;
-    }
-    Ok(*hasher.finalize().as_bytes())
 }
 
 /// The line people look for.

@@ -22,6 +22,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
+/// Descriptors beside those of open transfers: ledger, sockets, folders, files waiting for the committer.
+const DESCRIPTORS_BESIDE: u64 = 2048;
 /// The housekeeping's turn.
 const TURN: Duration = Duration::from_secs(1);
 /// Watermarks are asked for so often while a gap is suspected.
@@ -64,39 +66,45 @@ pub struct Environment<'a> {
 /// Runs once.
 pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, Stop> {
     let shutdown = &environment.context.shutdown;
-    let Some(topic) = environment.broker.wait_for(shutdown, Broker::look_up) else { return Ok(Ended::Done) };
+    let needs_id = store.meta("topic_id").map_err(ledger_stop)?.is_some();
+    let look_up = |broker: &Broker| broker.look_up_with_id(needs_id);
+    let Some(topic) = environment.broker.wait_for(shutdown, look_up) else { return Ok(Ended::Done) };
     notice_new_topic(&topic, store).map_err(ledger_stop)?;
     let output = &environment.settings.output;
-    let partials = PartialStore::open(output).map_err(|error| Stop::io(output.display(), &error))?;
-    let slots = Slots::new(partials, environment.settings.disk_reserve);
+    let disk = |error| Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error));
+    let slots = match PartialStore::open(output) {
+        Ok(partials) => Slots::new(partials, environment.settings.disk_reserve),
+        Err(error) => return Ok(disk(error)),
+    };
     let mut saved = store.load().map_err(ledger_stop)?;
-    let partials = recover::adopt_partials(&slots, &mut saved).map_err(|e| Stop::io(output.display(), &e))?;
+    let partials = match recover::adopt_partials(&slots, &mut saved) {
+        Ok(partials) => partials,
+        Err(error) => return Ok(disk(error)),
+    };
     let begun = store.began_at_the_beginning().map_err(ledger_stop)?;
     let Some(mut decisions) = positions(environment, &topic, &saved.staged, begun.is_some()) else {
         return Ok(Ended::Done);
     };
     say_positions(&decisions);
-    for (id, firsts) in partials.missing {
-        store.forget_transfer(id).map_err(ledger_stop)?;
-        for (partition, first) in firsts {
-            decisions
-                .iter_mut()
-                .filter(|d| d.partition == partition)
-                .for_each(|d| d.offset = d.offset.min(first));
-        }
+    for (partition, first) in partials.missing.iter().flat_map(|(_, firsts)| firsts) {
+        let lower = |d: &mut Decision| d.offset = d.offset.min((*first).max(d.low));
+        decisions.iter_mut().filter(|decision| decision.partition == *partition).for_each(lower);
     }
     let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
     let from_the_beginning = begun.unwrap_or_else(|| starts.iter().all(|(_, offset)| *offset == 0));
+    // First the lower positions, then the forgetting: a crash between them finds the partials missing again.
     store.begin(&starts, from_the_beginning).map_err(ledger_stop)?;
-    let mut merger = Merger::new(limits(environment.settings), &starts, from_the_beginning);
+    partials.missing.iter().try_for_each(|(id, _)| store.forget_transfer(*id)).map_err(ledger_stop)?;
+    let multi = environment.context.license.multi_partition();
+    let mut merger = Merger::new(limits(environment.settings, multi), &starts, from_the_beginning);
     let intents = std::mem::take(&mut saved.intents);
     recover::restore(&mut merger, &mut saved);
+    say_waiting(&merger, &decisions);
     let shared = Arc::new(Shared::new(merger, slots));
     let delivered = match recover::finish_intents(&shared, environment.placement, intents) {
         Ok(delivered) => delivered,
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
-    let multi = environment.context.license.multi_partition();
     let consumer = start_consumer(environment, &topic, &starts, multi)?;
     drive(environment, store, &shared, (topic, multi), consumer, delivered)
 }
@@ -105,14 +113,41 @@ fn ledger_stop(error: ledger::Error) -> Stop {
     Stop::new(Exit::Io, error.to_string())
 }
 
-fn limits(settings: &DownloaderSettings) -> Limits {
+fn limits(settings: &DownloaderSettings, reader_per_partition: bool) -> Limits {
     let names =
         |names: &Vec<String>| names.iter().filter_map(|name| protocol::Name::new(name).ok()).collect();
     Limits {
         accept: settings.accept_uploaders.as_ref().map(names),
         file_size_max: settings.file_size_max,
-        open_files_max: settings.open_files_max as usize,
+        open_files_max: open_files_max(settings),
+        reader_per_partition,
         stalled_after_ms: settings.stalled_after.as_millis() as u64,
+    }
+}
+
+/// As configured, and as the system lets a process have open.
+fn open_files_max(settings: &DownloaderSettings) -> usize {
+    let wanted = u64::from(settings.open_files_max);
+    let limit = fsio::raise_open_file_limit(wanted + DESCRIPTORS_BESIDE);
+    let possible = limit.saturating_sub(DESCRIPTORS_BESIDE).max(limit / 4);
+    if possible < wanted {
+        warn!(
+            "accept.open_files_max is {possible}: the system allows {limit} open files (LimitNOFILE, ulimit -n)"
+        );
+    }
+    wanted.min(possible) as usize
+}
+
+/// Names the open files that a range of lost records may have belonged to.
+fn say_waiting(merger: &Merger, decisions: &[Decision]) {
+    let lost = decisions.iter().filter(|decision| decision.lost.is_some());
+    for header in lost.flat_map(|decision| merger.waiting_on(decision.partition)) {
+        error!(
+            "{}: some of its records may be among those that were removed; if so it cannot complete, drop it again at \
+             uploader {}",
+            escape_name(header.file.path.as_bytes()),
+            header.uploader
+        );
     }
 }
 
@@ -272,6 +307,8 @@ fn drive(
         all_started.then_some(ended)
     });
     consumer.stop(Duration::from_secs(2));
+    // The status keeps this run's figures until the next one begins, but not its files.
+    shared.slots.clear();
     let ended = ended.ok_or_else(|| Stop::new(Exit::Internal, "the system gives no threads"))?;
     Ok(shared.take_failure().map_or(ended, Ended::Failed))
 }
@@ -285,6 +322,7 @@ struct Keeper<'a> {
     multi: bool,
     looked_up: Instant,
     gap_asked: Instant,
+    look_up_soon: bool,
 }
 
 impl<'a> Keeper<'a> {
@@ -296,7 +334,16 @@ impl<'a> Keeper<'a> {
         multi: bool,
     ) -> Keeper<'a> {
         let now = Instant::now();
-        Keeper { environment, shared, consumer, topic, multi, looked_up: now, gap_asked: now }
+        Keeper {
+            environment,
+            shared,
+            consumer,
+            topic,
+            multi,
+            looked_up: now,
+            gap_asked: now,
+            look_up_soon: false,
+        }
     }
 
     fn keep(mut self) -> Ended {
@@ -308,7 +355,7 @@ impl<'a> Keeper<'a> {
                 recv(changes) -> _ => {}
                 default(TURN) => {}
             }
-            if context.shutdown.requested() || self.shared.stopping() {
+            if self.ends() {
                 return Ended::Done;
             }
             context.status.progress();
@@ -321,7 +368,9 @@ impl<'a> Keeper<'a> {
             if self.topic_changed() {
                 return Ended::Changed;
             }
-            self.look_for_gaps();
+            if !self.ends() {
+                self.look_for_gaps();
+            }
             self.set_stalled_aside();
             if self.is_idle_long_enough() {
                 return Ended::Done;
@@ -331,7 +380,8 @@ impl<'a> Keeper<'a> {
 
     /// New partitions, or another topic under the name.
     fn topic_changed(&mut self) -> bool {
-        if self.looked_up.elapsed() < self.environment.settings.common.metadata_interval {
+        let due = self.looked_up.elapsed() >= self.environment.settings.common.metadata_interval;
+        if !due && !std::mem::take(&mut self.look_up_soon) {
             return false;
         }
         self.looked_up = Instant::now();
@@ -344,35 +394,47 @@ impl<'a> Keeper<'a> {
             info!("the topic has {} partition(s) now, {} before", now.partitions, self.topic.partitions);
             return true;
         }
-        if let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) {
+        if !self.ends()
+            && let Some(marks) = self.environment.broker.watermarks(self.topic.partitions)
+        {
             self.environment.report.set_watermarks(&highs(&marks));
         }
         false
     }
 
     fn look_for_gaps(&mut self) {
-        let suspects = self.shared.merger().suspects_a_gap();
-        if !suspects || self.gap_asked.elapsed() < GAP_INTERVAL {
+        if self.gap_asked.elapsed() < GAP_INTERVAL {
             return;
         }
-        self.gap_asked = Instant::now();
         if !self.shared.merger().is_armed() {
-            // Partitions that are not read yet could hold what seems to be missing.
+            // In this order: the suspicion, then the question.
+            let Some(suspicion) = self.shared.merger().suspicion() else { return };
+            self.gap_asked = Instant::now();
             let Some(now) = self.environment.broker.look_up() else { return };
-            if now.partitions != self.topic.partitions {
-                self.looked_up = Instant::now() - self.environment.settings.common.metadata_interval;
+            let other = now.topic_id.is_some() && now.topic_id != self.topic.topic_id;
+            if other || now.partitions != self.topic.partitions {
+                // What seems to be missing may lie where this run does not read.
+                self.look_up_soon = true;
+                return;
+            }
+            if self.ends() {
                 return;
             }
             let Some(marks) = self.environment.broker.watermarks(now.partitions) else { return };
-            self.shared.merger().arm(&highs(&marks));
+            self.shared.merger().arm(suspicion, &highs(&marks));
         }
         let lost = self.shared.merger().find_lost();
         lost.iter().for_each(say_lost);
     }
 
+    fn ends(&self) -> bool {
+        self.environment.context.shutdown.requested() || self.shared.stopping()
+    }
+
     fn set_stalled_aside(&self) {
         let aside = self.shared.merger().set_stalled_aside(self.shared.now_ms());
         for header in aside {
+            self.shared.slots.park(header.transfer);
             warn!(
                 "{}: nothing came for stalled_after: set aside on disk; it completes if its chunks come",
                 escape_name(header.file.path.as_bytes())
@@ -384,7 +446,7 @@ impl<'a> Keeper<'a> {
         let Some(idle) = self.environment.until_idle else { return false };
         let quiet =
             self.shared.now_ms().saturating_sub(self.shared.tallies.last_record_ms.load(Ordering::Relaxed));
-        if !self.shared.merger().is_idle() || u128::from(quiet) < idle.as_millis() {
+        if self.ends() || !self.shared.merger().is_idle() || u128::from(quiet) < idle.as_millis() {
             return false;
         }
         // The end that a reader saw may be old by now.

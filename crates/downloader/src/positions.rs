@@ -26,6 +26,8 @@ pub struct Decision {
     pub offset: i64,
     /// Offsets `[from, to)` that are gone from the topic and were never read.
     pub lost: Option<(i64, i64)>,
+    /// The oldest offset there is.
+    pub low: i64,
     /// The ledger is ahead of the topic's end by so many records: the topic was cut off.
     pub ahead: Option<i64>,
 }
@@ -48,7 +50,7 @@ pub fn decide(known: &[Known], has_ledger: bool) -> Vec<Decision> {
         let ahead = (wanted > high).then(|| wanted - high);
         // Cut off or recreated without our knowing: everything there is read; closed files are known by their ids.
         let offset = if ahead.is_some() { low } else { wanted.max(low) };
-        Decision { partition: number as i32, offset, lost, ahead }
+        Decision { partition: number as i32, offset, lost, low, ahead }
     };
     known.iter().enumerate().map(decide_one).collect()
 }

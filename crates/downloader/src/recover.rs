@@ -20,25 +20,21 @@ pub struct Partials {
     pub missing: Vec<(protocol::TransferId, Vec<(i32, i64)>)>,
 }
 
-/// Opens the partials of open transfers and removes those that nobody knows.
+/// Takes up the partials of open transfers and removes those that nobody knows.
 pub fn adopt_partials(slots: &Slots, saved: &mut Saved) -> io::Result<Partials> {
     let mut missing = Vec::new();
     let mut known: HashSet<String> = HashSet::new();
-    saved.transfers.retain(|transfer| {
+    for transfer in std::mem::take(&mut saved.transfers) {
         let (id, attempt) = (transfer.header.transfer, transfer.attempt());
-        match slots.store().reopen(&partial_name(id, attempt)) {
-            Ok(Some(partial)) => slots.adopt(id, attempt, partial),
-            _ if transfer.chunks.count() == 0 => {}
-            _ => {
-                let firsts =
-                    transfer.firsts.iter().map(|(&partition, &offset)| (partition, offset)).collect();
-                missing.push((id, firsts));
-                return false;
-            }
+        if slots.store().exists(&partial_name(id, attempt))? {
+            slots.adopt(id, attempt);
+        } else if transfer.chunks.count() > 0 {
+            missing.push((id, transfer.firsts.into_iter().collect()));
+            continue;
         }
         known.insert(partial_name(id, attempt));
-        true
-    });
+        saved.transfers.push(transfer);
+    }
     known.extend(
         saved.intents.iter().map(|intent| partial_name(intent.header.transfer, intent.header.attempt)),
     );
@@ -56,7 +52,8 @@ pub fn adopt_partials(slots: &Slots, saved: &mut Saved) -> io::Result<Partials> 
 /// Gives the merge what the ledger remembers.
 pub fn restore(merger: &mut Merger, saved: &mut Saved) {
     for stream in saved.streams.drain(..) {
-        merger.restore_stream(stream.key, stream.uploader, stream.checked, &stream.closed);
+        let known = (stream.checked, stream.closed_below);
+        merger.restore_stream(stream.key, stream.uploader, known, &stream.closed);
     }
     saved.endings.drain(..).for_each(|id| merger.close(id));
     let resumed = saved.transfers.len();
@@ -88,7 +85,7 @@ pub fn finish_intents(
         match publish(shared, placement, &intent, &mut touched)? {
             Outcome::Visible(path) => visible.push((intent, path)),
             Outcome::Refused => shared.merger().close(intent.header.transfer),
-            Outcome::Later => shared.merger().reopen_complete(intent.header, intent.digest),
+            Outcome::Later => shared.merger().reopen_complete(intent.header, intent.digest, &intent.firsts),
         }
     }
     // Also proves that the output's journal takes commits: an absent partial above is then durable as well.

@@ -91,10 +91,10 @@ impl Report {
         let now_ms = shared.now_ms();
         let merger = shared.merger();
         let (views, under_way) = merger.transfers(now_ms, TRANSFERS_MAX);
+        let bytes_under_way = merger.bytes_under_way();
         let queued = merger.complete_waiting() as u64;
         let partitions = merger.partitions();
         drop(merger);
-        let bytes_under_way = views.iter().map(|view| view.bytes_done).sum();
         let transfer = |view: crate::merge::TransferView| Transfer {
             path: escape_name(&view.path).to_string(),
             size_bytes: view.size,

@@ -17,8 +17,6 @@ use std::path::Path;
 use std::time::Duration;
 use tracing::{error, warn};
 
-/// Descriptors beside those of open transfers: ledger, sockets, folders, files waiting for the committer.
-const DESCRIPTORS_BESIDE: u64 = 2048;
 /// First wait after a run that failed; doubled up to `FAILED_WAIT_MAX`.
 const FAILED_WAIT_MIN: Duration = Duration::from_secs(1);
 const FAILED_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -42,7 +40,6 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
     let _state_lock = lock(&state.join("lock"), state)?;
     fsio_work_folder(output)?;
     let _output_lock = lock(&output.join(".streamsend/lock"), output)?;
-    fsio::raise_open_file_limit(u64::from(settings.open_files_max) + DESCRIPTORS_BESIDE);
     let mut store = Store::open(&state.join("ledger.db")).map_err(|e| Stop::new(Exit::Io, e.to_string()))?;
     bind_to_output(&mut store, output, state)?;
     let bootstrap = settings.common.kafka.get("bootstrap.servers").cloned().unwrap_or_default();
@@ -124,6 +121,7 @@ fn say_failure(failure: Failure, disk_faults: u32) -> Result<(), Stop> {
             );
             Ok(())
         }
+        Failure::Stopped => Ok(()),
         Failure::OutOfRange(partition) => {
             warn!("P{partition:02}: the next record is not on the topic any more; looking where it goes on");
             Ok(())

@@ -27,6 +27,8 @@ pub enum Failure {
     OutOfRange(i32),
     /// The client is dead.
     Client(String),
+    /// The end was asked for in the middle of a long step, which is given up as in a crash.
+    Stopped,
 }
 
 /// Counters beside those of the merge.
@@ -109,9 +111,10 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Whether the run ends because of a fault: what is not behind a barrier does not count then.
-    pub fn failed(&self) -> bool {
-        crate::lock(&self.failure).is_some()
+    /// Whether a barrier or the ledger failed, or a commit was given up half-way: nothing may be committed any more.
+    pub fn poisoned(&self) -> bool {
+        let failure = crate::lock(&self.failure);
+        matches!(&*failure, Some(Failure::Disk(..) | Failure::Ledger(_) | Failure::Stopped))
     }
 
     /// Takes the reason.

@@ -15,7 +15,17 @@ use std::sync::{Arc, Mutex};
 pub struct Slot {
     /// Its name in the work folder.
     pub name: String,
-    partial: Mutex<Option<Arc<Partial>>>,
+    file: Mutex<File>,
+}
+
+/// Where a slot's partial stands.
+#[derive(Debug)]
+enum File {
+    /// Not made yet.
+    None,
+    /// On disk, with bytes that count, and not open.
+    Parked,
+    Open(Arc<Partial>),
 }
 
 /// Why a chunk cannot be written now.
@@ -33,6 +43,8 @@ pub enum SlotError {
         /// What an empty filesystem could give.
         most: u64,
     },
+    /// Above the largest file that the filesystem knows.
+    TooLarge,
     /// The disk.
     Io(io::Error),
 }
@@ -61,23 +73,41 @@ impl Slots {
         &self.store
     }
 
-    /// The slot of a transfer's attempt; an older attempt's partial is left for removal.
-    pub fn get(&self, id: TransferId, attempt: Attempt) -> Arc<Slot> {
+    /// The slot of a transfer's attempt; an older attempt's partial is left for removal. `None` when a newer attempt
+    /// has taken its place meanwhile: a task that comes late must not touch that one's partial.
+    pub fn get(&self, id: TransferId, attempt: Attempt) -> Option<Arc<Slot>> {
         let mut map = crate::lock(&self.map);
         match map.get(&id) {
-            Some((known, slot)) if *known == attempt => return Arc::clone(slot),
+            Some((known, slot)) if *known == attempt => return Some(Arc::clone(slot)),
+            Some((known, _)) if *known > attempt => return None,
             Some((_, older)) => crate::lock(&self.replaced).push(older.name.clone()),
             None => {}
         }
-        let slot = Arc::new(Slot { name: partial_name(id, attempt), partial: Mutex::default() });
+        let slot = Arc::new(Slot { name: partial_name(id, attempt), file: Mutex::new(File::None) });
         map.insert(id, (attempt, Arc::clone(&slot)));
-        slot
+        Some(slot)
     }
 
-    /// Takes up a partial that was there at start.
-    pub fn adopt(&self, id: TransferId, attempt: Attempt, partial: Partial) {
-        let slot = self.get(id, attempt);
-        *crate::lock(&slot.partial) = Some(Arc::new(partial));
+    /// Takes up a partial that is there at start; it is opened when it is needed.
+    pub fn adopt(&self, id: TransferId, attempt: Attempt) {
+        if let Some(slot) = self.get(id, attempt) {
+            *crate::lock(&slot.file) = File::Parked;
+        }
+    }
+
+    /// Closes the file of a transfer that was set aside; it stays on disk and is opened again when it is needed.
+    pub fn park(&self, id: TransferId) {
+        let slot = crate::lock(&self.map).get(&id).map(|(_, slot)| Arc::clone(slot));
+        let Some(slot) = slot else { return };
+        let mut file = crate::lock(&slot.file);
+        if matches!(*file, File::Open(_)) {
+            *file = File::Parked;
+        }
+    }
+
+    /// Closes everything at the end of a run.
+    pub fn clear(&self) {
+        crate::lock(&self.map).clear();
     }
 
     /// Lets go of a transfer's partial (and closes the file).
@@ -92,9 +122,9 @@ impl Slots {
 
     /// The open partial, made with room for `size` bytes if it is not there yet.
     pub fn open(&self, slot: &Slot, size: u64) -> Result<Arc<Partial>, SlotError> {
-        let mut held = crate::lock(&slot.partial);
-        if let Some(partial) = &*held {
-            return Ok(Arc::clone(partial));
+        let mut file = crate::lock(&slot.file);
+        if let Some(partial) = self.opened_or_parked(slot, &mut file).map_err(SlotError::Io)? {
+            return Ok(partial);
         }
         let _placing = crate::lock(&self.placing);
         self.check_room(size)?;
@@ -105,15 +135,34 @@ impl Slots {
             return Err(self.sort(error, size));
         }
         let partial = Arc::new(partial);
-        *held = Some(Arc::clone(&partial));
+        *file = File::Open(Arc::clone(&partial));
         Ok(partial)
     }
 
-    /// The open partial, if it was made.
-    pub fn opened(&self, id: TransferId, attempt: Attempt) -> Option<Arc<Partial>> {
-        let map = crate::lock(&self.map);
-        let (_, slot) = map.get(&id).filter(|(known, _)| *known == attempt)?;
-        crate::lock(&slot.partial).clone()
+    /// The partial of an attempt that has bytes.
+    ///
+    /// # Errors
+    /// When there is none: its bytes could not be put behind a barrier.
+    pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Arc<Partial>> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("no partial of transfer {id}"));
+        let slot = {
+            let map = crate::lock(&self.map);
+            let (_, slot) = map.get(&id).filter(|(known, _)| *known == attempt).ok_or_else(gone)?;
+            Arc::clone(slot)
+        };
+        let mut file = crate::lock(&slot.file);
+        self.opened_or_parked(&slot, &mut file)?.ok_or_else(gone)
+    }
+
+    fn opened_or_parked(&self, slot: &Slot, file: &mut File) -> io::Result<Option<Arc<Partial>>> {
+        if let File::Parked = file {
+            let gone = || io::Error::new(io::ErrorKind::NotFound, format!("partial {} is gone", slot.name));
+            *file = File::Open(Arc::new(self.store.reopen(&slot.name)?.ok_or_else(gone)?));
+        }
+        match file {
+            File::Open(partial) => Ok(Some(Arc::clone(partial))),
+            File::None | File::Parked => Ok(None),
+        }
     }
 
     fn check_room(&self, size: u64) -> Result<(), SlotError> {
@@ -139,7 +188,10 @@ impl Slots {
 
     /// Sorts an error of writing: no room now is waited for.
     pub fn sort(&self, error: io::Error, size: u64) -> SlotError {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        if error.kind() == FileTooLarge {
+            return SlotError::TooLarge;
+        }
         if !matches!(error.kind(), StorageFull | QuotaExceeded) {
             return SlotError::Io(error);
         }

@@ -22,7 +22,7 @@ const SCHEMA: Schema = Schema {
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE partition(partition INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT;
 CREATE TABLE stream(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, name TEXT NOT NULL,
-    checked INTEGER NOT NULL, PRIMARY KEY(uploader, incarnation)) STRICT, WITHOUT ROWID;
+    checked INTEGER NOT NULL, closed_below INTEGER NOT NULL, PRIMARY KEY(uploader, incarnation)) STRICT, WITHOUT ROWID;
 CREATE TABLE closed(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, first INTEGER NOT NULL,
     beyond INTEGER NOT NULL, PRIMARY KEY(uploader, incarnation, first)) STRICT, WITHOUT ROWID;
 CREATE TABLE transfer(id INTEGER PRIMARY KEY, uploader BLOB NOT NULL, incarnation INTEGER NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE transfer(id INTEGER PRIMARY KEY, uploader BLOB NOT NULL, incarnatio
 CREATE TABLE chunks(transfer INTEGER NOT NULL REFERENCES transfer(id) ON DELETE CASCADE, block INTEGER NOT NULL,
     bits BLOB NOT NULL, PRIMARY KEY(transfer, block)) STRICT, WITHOUT ROWID;
 CREATE TABLE intent(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    header BLOB NOT NULL, digest BLOB NOT NULL, destination BLOB NOT NULL,
+    header BLOB NOT NULL, digest BLOB NOT NULL, destination BLOB NOT NULL, firsts BLOB NOT NULL,
     PRIMARY KEY(uploader, incarnation, sequence)) STRICT, WITHOUT ROWID;
 CREATE TABLE ending(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
     reason TEXT NOT NULL, PRIMARY KEY(uploader, incarnation, sequence)) STRICT, WITHOUT ROWID;
@@ -56,6 +56,8 @@ pub struct Intent {
     pub digest: Digest,
     /// Where it goes, relative to the output, before conflicts.
     pub destination: Vec<u8>,
+    /// First offset per partition.
+    pub firsts: Vec<(i32, i64)>,
 }
 
 /// A file that became visible, for the record.
@@ -80,6 +82,8 @@ pub struct SavedStream {
     pub uploader: Name,
     /// Holes were looked for.
     pub checked: bool,
+    /// The uploader is done with every number below.
+    pub closed_below: u64,
     /// Closed ranges `[first, beyond)`.
     pub closed: Vec<(u64, u64)>,
 }
@@ -246,11 +250,7 @@ fn write_transfer(tx: &Transaction<'_>, state: &TransferState) -> rusqlite::Resu
     let query = "SELECT id, attempt FROM transfer WHERE uploader = ?1 AND incarnation = ?2 AND sequence = ?3";
     let found: Option<(i64, u32)> =
         tx.prepare_cached(query)?.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let firsts: Vec<u8> = state
-        .firsts
-        .iter()
-        .flat_map(|(partition, offset)| [&partition.to_le_bytes()[..], &offset.to_le_bytes()].concat())
-        .collect();
+    let firsts = firsts_bytes(&state.firsts);
     let nodes: Option<Vec<u8>> =
         state.nodes.as_ref().map(|nodes| nodes.iter().flat_map(node_bytes).collect());
     let promised = state.promised.as_ref().map(|digest| &digest[..]);
@@ -286,13 +286,20 @@ fn write_transfer(tx: &Transaction<'_>, state: &TransferState) -> rusqlite::Resu
         .try_for_each(|(block, bits)| statement.execute(params![row, *block as i64, bits]).map(|_| ()))
 }
 
+fn firsts_bytes(firsts: &[(i32, i64)]) -> Vec<u8> {
+    let pair =
+        |(partition, offset): &(i32, i64)| [&partition.to_le_bytes()[..], &offset.to_le_bytes()].concat();
+    firsts.iter().flat_map(pair).collect()
+}
+
 fn node_bytes(node: &Subtree) -> Vec<u8> {
     [&node.offset.to_le_bytes()[..], &node.len.to_le_bytes(), &node.value].concat()
 }
 
 fn write_intent(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
     let id = intent.header.transfer;
-    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO intent VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut statement =
+        tx.prepare_cached("INSERT OR REPLACE INTO intent VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
     statement
         .execute(params![
             &id.uploader.0[..],
@@ -300,7 +307,8 @@ fn write_intent(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
             id.sequence as i64,
             header_to_blob(&intent.header),
             &intent.digest[..],
-            intent.destination
+            intent.destination,
+            firsts_bytes(&intent.firsts)
         ])
         .map(|_| ())
 }
@@ -317,8 +325,14 @@ fn write_ending(tx: &Transaction<'_>, closing: &Closing) -> rusqlite::Result<()>
 
 fn write_stream(tx: &Transaction<'_>, change: &crate::merge::StreamChange) -> rusqlite::Result<()> {
     let (uploader, incarnation) = (&change.key.0.0[..], change.key.1.0 as i64);
-    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO stream VALUES(?1, ?2, ?3, ?4)")?;
-    statement.execute(params![uploader, incarnation, change.uploader.as_str(), change.checked])?;
+    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO stream VALUES(?1, ?2, ?3, ?4, ?5)")?;
+    statement.execute(params![
+        uploader,
+        incarnation,
+        change.uploader.as_str(),
+        change.checked,
+        change.closed_below as i64
+    ])?;
     if let Some(ranges) = &change.change {
         let query = "DELETE FROM closed WHERE uploader = ?1 AND incarnation = ?2 AND first = ?3";
         let mut delete = tx.prepare_cached(query)?;
@@ -363,22 +377,29 @@ fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
         closed.entry((row.get(0)?, row.get(1)?)).or_default().push(range);
         Ok(())
     })?;
-    rows(connection, "SELECT uploader, incarnation, name, checked FROM stream", |row| {
+    rows(connection, "SELECT uploader, incarnation, name, checked, closed_below FROM stream", |row| {
         let (uploader, incarnation): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
         let name: String = row.get(2)?;
         let ranges = closed.remove(&(uploader.clone(), incarnation)).unwrap_or_default();
         let id = id_from(uploader, incarnation, 0)?;
         let uploader = Name::new(&name).map_err(|_| damaged("name"))?;
-        Ok(SavedStream { key: (id.uploader, id.incarnation), uploader, checked: row.get(3)?, closed: ranges })
+        Ok(SavedStream {
+            key: (id.uploader, id.incarnation),
+            uploader,
+            checked: row.get(3)?,
+            closed_below: row.get::<_, i64>(4)? as u64,
+            closed: ranges,
+        })
     })
 }
 
 fn load_intents(connection: &Connection) -> rusqlite::Result<Vec<Intent>> {
-    rows(connection, "SELECT header, digest, destination FROM intent", |row| {
+    rows(connection, "SELECT header, digest, destination, firsts FROM intent", |row| {
         Ok(Intent {
             header: header_from_blob(&row.get::<_, Vec<u8>>(0)?)?,
             digest: digest_from(&row.get::<_, Vec<u8>>(1)?)?,
             destination: row.get(2)?,
+            firsts: firsts_from(&row.get::<_, Vec<u8>>(3)?).into_iter().collect(),
         })
     })
 }

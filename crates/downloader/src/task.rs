@@ -3,7 +3,7 @@
 //! What must never happen here: keeping a record beyond its turn (it pins the whole answer it came in), or passing a
 //! partition over a record whose payload is not written.
 
-use crate::merge::{Place, Refusal, Ticket, Verdict};
+use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
 use crate::slots::SlotError;
 use crate::text::bytes_text;
@@ -68,7 +68,7 @@ fn handle(shared: &Shared, place: Place, value: &[u8]) {
     let Some(subtrees) = record.verify() else {
         return pass_over(shared, place, "the payload does not have its digest");
     };
-    let verdict = shared.merger().offer(place, &record, now_ms);
+    let Some(verdict) = offer(shared, place, &record, now_ms) else { return };
     let next = place.offset + 1;
     match verdict {
         Verdict::Write(ticket) => {
@@ -95,14 +95,60 @@ fn handle(shared: &Shared, place: Place, value: &[u8]) {
         }
         Verdict::Refuse(why) => {
             shared.merger().passed(place.partition, next);
-            say_refused(&record.header, why);
+            say_refused(shared, &record.header, why);
+            wake_committer_if_due(shared);
         }
-        Verdict::Taken | Verdict::Skip(_) => {
+        Verdict::Skip(why) => {
+            shared.merger().passed(place.partition, next);
+            say_skipped(shared, place, &record.header, why);
+        }
+        // `offer` waits until it is something else.
+        Verdict::Taken | Verdict::Hold(_) => {
             shared.merger().passed(place.partition, next);
             wake_committer_if_due(shared);
         }
     }
     wait_for_committer(shared);
+}
+
+/// Asks the merge, again and again while the record has to wait; `None` when the run ends first.
+fn offer(shared: &Shared, place: Place, record: &Record<'_>, now_ms: u64) -> Option<Verdict> {
+    loop {
+        let verdict = shared.merger().offer(place, record, now_ms);
+        let Verdict::Hold(why) = verdict else { return Some(verdict) };
+        if shared.throttle.allow((why, place.partition)).is_some() {
+            let why = match why {
+                Hold::OpenFiles => {
+                    "accept.open_files_max files are under way; other partitions finish some first"
+                }
+                Hold::Ranges => {
+                    "too many files are missing between delivered ones; other partitions fill in first"
+                }
+            };
+            warn!("P{:02}: waiting: {why}", place.partition);
+        }
+        shared.wait_for_room(POLL);
+        if shared.stopping() {
+            return None;
+        }
+    }
+}
+
+fn say_skipped(shared: &Shared, place: Place, header: &Header, why: Skip) {
+    let why_text = match why {
+        Skip::Closed | Skip::Duplicate | Skip::StaleAttempt => return,
+        Skip::Conflict => {
+            "it contradicts an earlier record of the same file; is its uploader the one it says it is?"
+        }
+        Skip::NotAccepted => "the uploader is not in accept.uploaders",
+        Skip::TooManyStreams => "more runs of uploaders than can be remembered; who writes to this topic?",
+    };
+    let Some(more) = shared.throttle.allow((why, header.uploader.as_str())) else { return };
+    let more = if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() };
+    let place = format!("P{:02} offset {}", place.partition, place.offset);
+    let line =
+        format!("{place}: record of {} by {} skipped: {why_text}{more}", name(header), header.uploader);
+    if why == Skip::NotAccepted { warn!("{line}") } else { error!("{line}") }
 }
 
 fn name(header: &Header) -> String {
@@ -118,9 +164,15 @@ fn pass_over(shared: &Shared, place: Place, why: &str) {
     }
 }
 
-fn say_refused(header: &Header, why: Refusal) {
+fn say_refused(shared: &Shared, header: &Header, why: Refusal) {
     let (name, size) = (name(header), header.file.size);
     match why {
+        Refusal::TooManyChunks => error!(
+            "{name}: refused: {} chunks are more than {} can be; raise chunk_size at the uploader",
+            header.chunk_count(),
+            crate::merge::CHUNKS_MAX
+        ),
+        Refusal::TooManyOpen if shared.throttle.allow("open files").is_none() => {}
         Refusal::TooLarge => error!(
             "{name}: refused: {size} bytes are above accept.file_size_max; raise it and drop the file again"
         ),
@@ -131,7 +183,7 @@ fn say_refused(header: &Header, why: Refusal) {
 }
 
 fn write(shared: &Shared, ticket: &Ticket, record: &Record<'_>, payload: &[u8]) -> std::io::Result<Written> {
-    let slot = shared.slots.get(ticket.id, ticket.attempt);
+    let Some(slot) = shared.slots.get(ticket.id, ticket.attempt) else { return Ok(Written::No) };
     let mut waiting = false;
     let outcome = loop {
         let tried = shared.slots.open(&slot, ticket.size).and_then(|partial| {
@@ -147,8 +199,13 @@ fn write(shared: &Shared, ticket: &Ticket, record: &Record<'_>, payload: &[u8]) 
         match tried {
             Ok(()) => break Ok(Written::Yes),
             Err(SlotError::Io(error)) => break Err(error),
-            Err(SlotError::NeverFits { most }) => {
-                let reason = format!("the filesystem of the output could hold {} at most", bytes_text(most));
+            Err(error @ (SlotError::NeverFits { .. } | SlotError::TooLarge)) => {
+                let reason = match error {
+                    SlotError::NeverFits { most } => {
+                        format!("the filesystem of the output could hold {} at most", bytes_text(most))
+                    }
+                    _ => "above the largest file that the filesystem of the output knows".to_owned(),
+                };
                 error!("{}: refused: {} bytes, {reason}", name(&record.header), ticket.size);
                 shared.merger().refuse(ticket.id, reason);
                 break Ok(Written::No);
@@ -210,7 +267,7 @@ fn wake_committer_if_due(shared: &Shared) {
 
 /// Back-pressure: finished files hold descriptors until they are committed.
 fn wait_for_committer(shared: &Shared) {
-    while !shared.stopping() && shared.merger().complete_waiting() >= COMPLETE_WAITING_MAX {
+    while !shared.stopping() && shared.merger().unfinished() >= COMPLETE_WAITING_MAX {
         shared.wait_for_room(POLL);
     }
 }

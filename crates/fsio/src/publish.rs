@@ -60,9 +60,10 @@ pub fn publish(
     };
     for attempt in 0..TRIES_MAX {
         let candidate = if attempt == 0 { name.to_vec() } else { tagged(name, &tag(attempt - 1), true) };
+        // Before the rename: if this failed after it, a visible file would be taken for one that is not.
+        touch(touched, &folder)?;
         match rename(partials, partial, &folder, &candidate, collision) {
             Ok(()) => {
-                touch(touched, &folder)?;
                 visible.extend_from_slice(&candidate);
                 return Ok(Published::As(visible));
             }

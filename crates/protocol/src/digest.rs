@@ -157,6 +157,16 @@ impl DigestTree {
         Some(start)
     }
 
+    /// Number of unmerged subtrees.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether nothing is in.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.root.is_none()
+    }
+
     /// The file's digest, once every byte is in.
     pub fn root(&self) -> Option<Digest> {
         self.root

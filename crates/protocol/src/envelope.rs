@@ -339,6 +339,7 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(Header, u64, Vec<Digest>), De
     let path = RelativePath::new(reader.take(path_len)?)?;
     let values: Vec<Digest> = (0..values_len).map(|_| reader.array()).collect::<Result<_, _>>()?;
     let rules = [
+        (transfer.sequence < i64::MAX as u64, "sequence number"),
         (closed_below <= transfer.sequence, "closed_below"),
         (mode <= 0o777, "mode"),
         (size <= i64::MAX as u64, "size"),

@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_survives_the_wire(size in 0u64..20_000, index in 0u64..10, sequence: u64, mode in 0u32..0o1000) {
+    fn a_record_survives_the_wire(size in 0u64..20_000, index in 0u64..10, sequence in 0u64..i64::MAX as u64, mode in 0u32..0o1000) {
         let bytes = content(size as usize);
         let mut header = header(size);
         header.transfer.sequence = sequence;

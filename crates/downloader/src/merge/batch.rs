@@ -39,6 +39,10 @@ pub struct Completed {
     pub digest: Digest,
     /// The digest has been put together from the chunks and fits; otherwise the committer reads the partial back.
     pub verified: bool,
+    /// Its content is durable and its intent recorded: only the publication is to be done.
+    pub durable: bool,
+    /// First offset per partition.
+    pub firsts: Vec<(i32, i64)>,
     /// Milliseconds from its first record until it was complete began to count.
     pub first_ms: u64,
 }
@@ -71,6 +75,8 @@ pub struct StreamChange {
     pub uploader: Name,
     /// Holes were looked for.
     pub checked: bool,
+    /// The uploader is done with every number below.
+    pub closed_below: u64,
     /// What happened to its ranges.
     pub change: Option<super::Change>,
     /// The numbers that this closes, `[start, end)`; their intents and endings need not be kept any longer.
@@ -125,13 +131,14 @@ impl Merger {
             let Some(digest) = transfer.promised else { continue };
             let verified = transfer.header.chunk_count() == 1 || transfer.tree.is_some();
             let header = transfer.header.clone();
-            batch.completed.push(Completed { header, digest, verified, first_ms: transfer.first_ms });
+            let firsts = transfer.firsts.iter().map(|(&partition, &offset)| (partition, offset)).collect();
+            let (durable, first_ms) = (transfer.durable, transfer.first_ms);
+            batch.completed.push(Completed { header, digest, verified, durable, firsts, first_ms });
         }
         batch.streams = std::mem::take(&mut self.stream_changes);
         for (key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.dirty) {
             stream.dirty = false;
-            let (uploader, checked) = (stream.uploader.clone(), stream.checked);
-            batch.streams.push(StreamChange { key: *key, uploader, checked, change: None, closes: (0, 0) });
+            batch.streams.push(change_of(*key, stream, None, (0, 0)));
         }
         if full {
             self.take_checkpoint(&mut batch);
@@ -186,15 +193,18 @@ impl Merger {
     /// Closes an id for ever; the ledger gets the range with the next batch. The committer and recovery call it for
     /// what is durably decided.
     pub fn close(&mut self, id: TransferId) {
-        self.open.remove(&id);
+        if self.open.remove(&id).is_some_and(|transfer| transfer.complete) {
+            self.complete_open -= 1;
+        }
         self.close_range((id.uploader, id.incarnation), id.sequence, id.sequence.saturating_add(1));
     }
 
     pub(super) fn close_range(&mut self, key: StreamKey, start: u64, end: u64) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
+        let before = stream.closed.len();
         let change = stream.closed.insert(start, end);
-        let (uploader, checked) = (stream.uploader.clone(), stream.checked);
-        self.stream_changes.push(StreamChange { key, uploader, checked, change, closes: (start, end) });
+        self.ranges = (self.ranges + stream.closed.len()).saturating_sub(before);
+        self.stream_changes.push(change_of(key, stream, change, (start, end)));
     }
 
     /// The batch's closings are durable (the committer wrote them beside the batch).
@@ -218,7 +228,8 @@ impl Merger {
                 self.close(id);
             }
             Published::Later => {
-                if self.open.contains_key(&id) {
+                if let Some(transfer) = self.open.get_mut(&id).filter(|transfer| transfer.complete) {
+                    transfer.durable = true;
                     self.complete.push_back(id);
                 }
             }
@@ -237,5 +248,21 @@ impl Merger {
             }
         }
         settled.into_iter().collect()
+    }
+}
+
+fn change_of(
+    key: StreamKey,
+    stream: &super::Stream,
+    change: Option<super::Change>,
+    closes: (u64, u64),
+) -> StreamChange {
+    StreamChange {
+        key,
+        uploader: stream.uploader.clone(),
+        checked: stream.checked,
+        closed_below: stream.closed_below,
+        change,
+        closes,
     }
 }

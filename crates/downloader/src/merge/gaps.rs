@@ -15,6 +15,12 @@ const HOLES_MAX: usize = 1000;
 #[derive(Debug, Clone)]
 pub(super) struct Armed {
     highs: Vec<(i32, i64)>,
+    suspicion: Suspicion,
+}
+
+/// What may be missing, as of one moment.
+#[derive(Debug, Clone)]
+pub struct Suspicion {
     streams: Vec<(StreamKey, u64)>,
     ended: Vec<TransferId>,
 }
@@ -43,31 +49,36 @@ pub enum Lost {
 }
 
 impl Merger {
-    /// Whether something may be missing, so that asking for watermarks is worth it.
-    pub fn suspects_a_gap(&self) -> bool {
-        self.armed.is_some() || !self.suspicious_streams().is_empty() || !self.ended_incomplete().is_empty()
+    /// What may be missing now. Take it first, ask for watermarks then, and arm with both: a watermark that is older
+    /// than the suspicion would make a file lost that is merely late.
+    pub fn suspicion(&self) -> Option<Suspicion> {
+        let suspicion = Suspicion { streams: self.suspicious_streams(), ended: self.ended_incomplete() };
+        (!suspicion.streams.is_empty() || !suspicion.ended.is_empty()).then_some(suspicion)
+    }
+
+    /// Records of this stream may lie in partitions that are not read (yet).
+    fn reads_all_of(&self, key: &StreamKey) -> bool {
+        self.streams.get(key).is_some_and(|stream| stream.partitions as usize <= self.partitions.len())
     }
 
     fn suspicious_streams(&self) -> Vec<(StreamKey, u64)> {
         let suspicious = |(key, stream): (&StreamKey, &super::Stream)| {
             let hole = !stream.closed.holes_below(stream.closed_below, 1).is_empty();
-            hole.then_some((*key, stream.closed_below))
+            (hole && self.reads_all_of(key)).then_some((*key, stream.closed_below))
         };
         self.streams.iter().filter_map(suspicious).collect()
     }
 
     fn ended_incomplete(&self) -> Vec<TransferId> {
         let waiting = self.open.iter().filter(|(_, t)| t.promised.is_some() && !t.complete && !t.ended);
-        waiting.filter(|(_, t)| t.header.chunk_count() > 1).map(|(id, _)| *id).collect()
+        let large = waiting.filter(|(_, t)| t.header.chunk_count() > 1).map(|(id, _)| *id);
+        large.filter(|id| self.reads_all_of(&(id.uploader, id.incarnation))).collect()
     }
 
-    /// Arms the detector with high watermarks that were asked for after the last call of
-    /// [`Merger::suspects_a_gap`]; they must cover every partition of the topic.
-    pub fn arm(&mut self, highs: &[(i32, i64)]) {
-        if self.armed.is_none() {
-            let (streams, ended) = (self.suspicious_streams(), self.ended_incomplete());
-            self.armed = Some(Armed { highs: highs.to_vec(), streams, ended });
-        }
+    /// Arms the detector with high watermarks that were asked for after the suspicion was taken; they must cover every
+    /// partition of the topic.
+    pub fn arm(&mut self, suspicion: Suspicion, highs: &[(i32, i64)]) {
+        self.armed.get_or_insert(Armed { highs: highs.to_vec(), suspicion });
     }
 
     /// Whether the detector has a question open.
@@ -87,10 +98,10 @@ impl Merger {
         }
         let Some(armed) = self.armed.take() else { return Vec::new() };
         let mut lost = Vec::new();
-        for id in armed.ended {
+        for id in armed.suspicion.ended {
             self.lose_if_open(id, &mut lost);
         }
-        for (key, closed_below) in armed.streams {
+        for (key, closed_below) in armed.suspicion.streams {
             self.check_stream(key, closed_below, &mut lost);
         }
         lost
@@ -102,16 +113,11 @@ impl Merger {
         let before_our_time = !stream.checked && !self.from_the_beginning;
         let holes = stream.closed.holes_below(closed_below, HOLES_MAX);
         let all_seen = holes.len() < HOLES_MAX;
+        let open = self.open.keys().filter(|id| (id.uploader, id.incarnation) == key);
+        let open: std::collections::BTreeSet<u64> = open.map(|id| id.sequence).collect();
         for (start, end) in holes {
-            let mut known: Vec<u64> = self
-                .open
-                .keys()
-                .filter(|id| (id.uploader, id.incarnation) == key && (start..end).contains(&id.sequence))
-                .map(|id| id.sequence)
-                .collect();
-            known.sort_unstable();
             let mut at = start;
-            for sequence in known {
+            for &sequence in open.range(start..end) {
                 self.close_unseen(key, &uploader, (at, sequence), before_our_time, lost);
                 self.lose_if_open(TransferId { uploader: key.0, incarnation: key.1, sequence }, lost);
                 at = sequence + 1;

@@ -16,7 +16,7 @@ mod tests;
 mod transfer;
 
 pub use batch::{Batch, Closing, Completed, Ending, Published, StreamChange, TransferState};
-pub use gaps::Lost;
+pub use gaps::{Lost, Suspicion};
 pub use ranges::Change;
 pub use status::{Counts, PartitionView, TransferView};
 pub use transfer::Transfer;
@@ -27,8 +27,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more is refused.
 pub const STREAMS_MAX: usize = 200_000;
-/// Most ranges of closed numbers in one stream; only a stranger who leaves holes on purpose gets there.
-const RANGES_MAX: usize = 100_000;
+/// Most ranges of closed numbers in all streams together, about 24 bytes each. Above it a number that would make
+/// another range is held back until others have filled holes.
+pub const RANGES_MAX: usize = 4_000_000;
+/// Most chunks of one file: what bitmaps of all open files may cost. 32 TiB at the default chunk size.
+pub const CHUNKS_MAX: u64 = 1 << 25;
+/// How far a single reader of all partitions may go beyond `open_files_max` while some partition is not at its end.
+const MERGED_OVERSHOOT: usize = 4;
 
 /// One run of one uploader: its sequence numbers count from 0 without gaps.
 pub type StreamKey = (UploaderId, Incarnation);
@@ -44,6 +49,8 @@ pub struct Limits {
     pub open_files_max: usize,
     /// A transfer that got nothing for so many milliseconds is set aside.
     pub stalled_after_ms: u64,
+    /// One reader per partition; otherwise one for all, which must never be held back for another.
+    pub reader_per_partition: bool,
 }
 
 /// Where a record lies.
@@ -71,7 +78,7 @@ pub struct Ticket {
 }
 
 /// Why a record is passed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Skip {
     /// Its file is delivered, refused, aborted or lost.
     Closed,
@@ -83,7 +90,7 @@ pub enum Skip {
     Conflict,
     /// The uploader is not among `accept.uploaders`.
     NotAccepted,
-    /// Too many runs of uploaders, or too many holes in one.
+    /// More runs of uploaders than [`STREAMS_MAX`].
     TooManyStreams,
 }
 
@@ -94,6 +101,17 @@ pub enum Refusal {
     TooLarge,
     /// Above `accept.open_files_max`.
     TooManyOpen,
+    /// More chunks than [`CHUNKS_MAX`].
+    TooManyChunks,
+}
+
+/// Why a record has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Too many files are open, and other partitions can still finish some.
+    OpenFiles,
+    /// Too many holes in the closed numbers.
+    Ranges,
 }
 
 /// What to do with a record.
@@ -107,6 +125,8 @@ pub enum Verdict {
     Skip(Skip),
     /// The file is refused now; name it once.
     Refuse(Refusal),
+    /// Not now: offer it again a little later, and do not pass it.
+    Hold(Hold),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -117,6 +137,8 @@ struct Partition {
     staged: i64,
     /// The reader stands at the end of the partition.
     at_end: bool,
+    /// The reader holds a record back.
+    held: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +149,8 @@ struct Stream {
     closed_below: u64,
     /// Holes have been looked for once; before, numbers that were never seen may be older than the topic's beginning.
     checked: bool,
+    /// The largest partition count any of its records spoke of.
+    partitions: u32,
     dirty: bool,
 }
 
@@ -144,13 +168,17 @@ pub struct Merger {
     from_the_beginning: bool,
     armed: Option<gaps::Armed>,
     counts: Counts,
+    /// Ranges in all streams.
+    ranges: usize,
+    /// Open transfers that are complete, queued or not.
+    complete_open: usize,
 }
 
 impl Merger {
     /// An empty merge that reads these partitions from these offsets.
     pub fn new(limits: Limits, positions: &[(i32, i64)], from_the_beginning: bool) -> Merger {
         let start = |&(partition, offset): &(i32, i64)| {
-            (partition, Partition { received: offset, staged: offset, at_end: false })
+            (partition, Partition { received: offset, staged: offset, ..Partition::default() })
         };
         Merger {
             limits,
@@ -163,16 +191,26 @@ impl Merger {
             from_the_beginning,
             armed: None,
             counts: Counts::default(),
+            ranges: 0,
+            complete_open: 0,
         }
     }
 
     /// Takes up a stream that the ledger remembers.
-    pub fn restore_stream(&mut self, key: StreamKey, uploader: Name, checked: bool, closed: &[(u64, u64)]) {
+    pub fn restore_stream(
+        &mut self,
+        key: StreamKey,
+        uploader: Name,
+        (checked, closed_below): (bool, u64),
+        closed: &[(u64, u64)],
+    ) {
         let mut ranges = RangeSet::default();
         closed.iter().for_each(|(start, end)| {
             ranges.insert(*start, *end);
         });
-        self.streams.insert(key, Stream { uploader, closed: ranges, closed_below: 0, checked, dirty: false });
+        self.ranges += ranges.len();
+        let stream = Stream { uploader, closed: ranges, closed_below, checked, partitions: 0, dirty: false };
+        self.streams.insert(key, stream);
     }
 
     /// Takes up a transfer that the ledger remembers.
@@ -180,20 +218,20 @@ impl Merger {
         let id = transfer.header.transfer;
         transfer.dirty = false;
         transfer.dirty_bytes = 0;
-        if transfer.has_everything() {
-            transfer.complete = true;
-            self.complete.push_back(id);
-        }
         self.open.insert(id, transfer);
+        self.finish_if_all_there(id);
     }
 
     /// Takes up a file whose content is durable but which could not be put into the output yet.
-    pub fn reopen_complete(&mut self, header: Header, digest: Digest) {
+    pub fn reopen_complete(&mut self, header: Header, digest: Digest, firsts: &[(i32, i64)]) {
         let id = header.transfer;
         let mut transfer = Transfer::new(header, 0);
         transfer.promised = Some(digest);
         transfer.complete = true;
+        transfer.durable = true;
         transfer.dirty = false;
+        transfer.firsts = firsts.iter().copied().collect();
+        self.complete_open += 1;
         self.open.insert(id, transfer);
         self.complete.push_back(id);
     }
@@ -213,6 +251,9 @@ impl Merger {
         }
         if self.is_closed(header.transfer) {
             return skip(self, Skip::Closed);
+        }
+        if let Some(hold) = self.must_hold(place, header, &record.body) {
+            return Verdict::Hold(hold);
         }
         if let Some(refusal) = self.open_if_new(header, &record.body, now_ms) {
             if let Some(transfer) = self.open.get_mut(&header.transfer) {
@@ -238,10 +279,52 @@ impl Merger {
             closed: RangeSet::default(),
             closed_below: 0,
             checked: false,
+            partitions: 0,
             dirty: true,
         });
-        stream.closed_below = stream.closed_below.max(header.closed_below);
-        stream.closed.len() < RANGES_MAX
+        stream.partitions = stream.partitions.max(header.partition_count);
+        if header.closed_below > stream.closed_below {
+            stream.closed_below = header.closed_below;
+            stream.dirty = true;
+        }
+        true
+    }
+
+    /// Whether this record must wait for others. Only a record that would open a file ever does.
+    fn must_hold(&mut self, place: Place, header: &Header, body: &Body<'_>) -> Option<Hold> {
+        let id = header.transfer;
+        let held = self.partitions.get(&place.partition).is_some_and(|partition| partition.held);
+        if held && let Some(partition) = self.partitions.get_mut(&place.partition) {
+            partition.held = false;
+        }
+        if self.open.contains_key(&id) {
+            return None;
+        }
+        let stream = self.streams.get(&(id.uploader, id.incarnation));
+        let hold = if self.ranges >= RANGES_MAX && !stream.is_some_and(|s| s.closed.touches(id.sequence)) {
+            Hold::Ranges
+        } else if self.too_many_open(body) && self.another_can_go_on(place.partition) {
+            Hold::OpenFiles
+        } else {
+            return None;
+        };
+        if let Some(partition) = self.partitions.get_mut(&place.partition) {
+            partition.held = true;
+        }
+        Some(hold)
+    }
+
+    fn too_many_open(&self, body: &Body<'_>) -> bool {
+        let most = self.limits.open_files_max;
+        let behind = self.partitions.values().any(|partition| !partition.at_end);
+        let most = if behind && !self.limits.reader_per_partition { most * MERGED_OVERSHOOT } else { most };
+        matches!(body, Body::Chunk { .. } | Body::End { .. }) && self.open_files() >= most
+    }
+
+    /// Whether a reader other than this partition's may still bring what finishes open files.
+    fn another_can_go_on(&self, partition: i32) -> bool {
+        let free = |(number, state): (&i32, &Partition)| *number != partition && !state.at_end && !state.held;
+        self.limits.reader_per_partition && self.partitions.iter().any(free)
     }
 
     fn is_closed(&self, id: TransferId) -> bool {
@@ -255,14 +338,14 @@ impl Merger {
         if self.open.contains_key(&header.transfer) {
             return None;
         }
-        let counts_as_open = matches!(body, Body::Chunk { .. } | Body::End { .. });
         let refusal = if matches!(body, Body::Abort) {
             None
         } else if header.file.size > self.limits.file_size_max {
             Some(Refusal::TooLarge)
+        } else if header.chunk_count() > CHUNKS_MAX {
+            Some(Refusal::TooManyChunks)
         } else {
-            (counts_as_open && self.open_files() >= self.limits.open_files_max)
-                .then_some(Refusal::TooManyOpen)
+            self.too_many_open(body).then_some(Refusal::TooManyOpen)
         };
         self.open.insert(header.transfer, Transfer::new(header.clone(), now_ms));
         refusal
@@ -378,6 +461,7 @@ impl Merger {
             return;
         }
         transfer.complete = true;
+        self.complete_open += 1;
         self.complete.push_back(id);
     }
 
@@ -385,7 +469,7 @@ impl Merger {
     fn end(&mut self, id: TransferId, ending: Ending) {
         let Some(transfer) = self.open.get_mut(&id).filter(|transfer| !transfer.ended) else { return };
         transfer.ended = true;
-        transfer.complete = false;
+        self.complete_open -= usize::from(std::mem::take(&mut transfer.complete));
         self.closing.push(Closing { header: transfer.header.clone(), ending });
     }
 
@@ -415,8 +499,13 @@ impl Merger {
         self.open.values_mut().filter(quiet).map(set_aside).collect()
     }
 
-    /// Files that have arrived whole and wait for the committer.
+    /// Files that have arrived whole or ended otherwise and wait for the committer to begin.
     pub fn complete_waiting(&self) -> usize {
-        self.complete.len()
+        self.complete.len() + self.closing.len()
+    }
+
+    /// The same and those the committer is at or will try again: what bounds descriptors and memory.
+    pub fn unfinished(&self) -> usize {
+        self.complete_open + self.closing.len()
     }
 }

@@ -46,6 +46,13 @@ impl RangeSet {
         self.ranges.range(..=number).next_back().is_some_and(|(_, end)| *end > number)
     }
 
+    /// Whether adding a number would make no new range.
+    pub fn touches(&self, number: u64) -> bool {
+        self.contains(number)
+            || self.contains(number.saturating_add(1))
+            || number.checked_sub(1).is_some_and(|n| self.contains(n))
+    }
+
     fn covers(&self, start: u64, end: u64) -> bool {
         self.ranges.range(..=start).next_back().is_some_and(|(_, e)| *e >= end)
     }

@@ -118,6 +118,11 @@ impl Merger {
         (views, all)
     }
 
+    /// Bytes that are here of files under way.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.open.values().filter(|transfer| !transfer.ended).map(Transfer::bytes_written).sum()
+    }
+
     /// Nothing is under way (files that were set aside do not count) and every reader stands at the end.
     pub fn is_idle(&self) -> bool {
         self.open.values().all(|transfer| transfer.stalled)

@@ -12,7 +12,13 @@ use std::path::Path;
 const CHUNK: u32 = 1024;
 
 fn limits() -> Limits {
-    Limits { accept: None, file_size_max: 1 << 40, open_files_max: 1000, stalled_after_ms: u64::MAX }
+    Limits {
+        accept: None,
+        file_size_max: 1 << 40,
+        open_files_max: 1000,
+        stalled_after_ms: u64::MAX,
+        reader_per_partition: true,
+    }
 }
 
 fn content(file: u64, size: u64) -> Vec<u8> {
@@ -143,7 +149,12 @@ impl World {
         let intents: Vec<Intent> = batch
             .completed
             .iter()
-            .map(|file| Intent { header: file.header.clone(), digest: file.digest, destination: vec![] })
+            .map(|file| Intent {
+                header: file.header.clone(),
+                digest: file.digest,
+                destination: vec![],
+                firsts: file.firsts.clone(),
+            })
             .collect();
         self.step()?;
         for header in
@@ -183,7 +194,8 @@ impl World {
             (0..self.log.len() as i32).map(|p| (p, staged.get(&p).copied().unwrap_or(0))).collect();
         self.merger = Merger::new(limits(), &positions, true);
         for stream in &saved.streams {
-            self.merger.restore_stream(stream.key, stream.uploader.clone(), stream.checked, &stream.closed);
+            let known = (stream.checked, stream.closed_below);
+            self.merger.restore_stream(stream.key, stream.uploader.clone(), known, &stream.closed);
         }
         for intent in &saved.intents {
             self.publish(&intent.header);
@@ -346,14 +358,14 @@ fn a_lost_chunk_is_named_once_everything_before_the_watermark_was_read() {
     log[0].remove(2);
     let mut world = World::new(log, 1);
     read_all(&mut world);
-    assert!(world.merger.suspects_a_gap());
-    world.merger.arm(&[(0, 5), (1, 1)]);
+    let suspicion = world.merger.suspicion().unwrap();
+    world.merger.arm(suspicion, &[(0, 5), (1, 1)]);
     assert!(world.merger.find_lost().is_empty(), "partition 1 is not read to its watermark yet");
     world.merger.passed(1, 1);
     let lost = world.merger.find_lost();
     assert!(matches!(&lost[..], [Lost::File { chunks: 4, before_our_time: false, .. }]), "{lost:?}");
     assert!(world.commit(true).is_ok());
-    assert!(world.output.is_empty() && !world.merger.suspects_a_gap());
+    assert!(world.output.is_empty() && world.merger.suspicion().is_none());
 }
 
 #[test]
@@ -366,7 +378,8 @@ fn a_file_of_which_nothing_came_is_named_by_its_number() {
     log.push(encode(&Record { header: late, body }));
     let mut world = World::new(vec![log], 1);
     read_all(&mut world);
-    world.merger.arm(&[(0, 2)]);
+    let suspicion = world.merger.suspicion().unwrap();
+    world.merger.arm(suspicion, &[(0, 2)]);
     let lost = world.merger.find_lost();
     let numbers: Vec<_> = lost
         .iter()
@@ -376,7 +389,7 @@ fn a_file_of_which_nothing_came_is_named_by_its_number() {
         })
         .collect();
     assert_eq!(numbers, [(0, 0), (2, 2)]);
-    assert!(!world.merger.suspects_a_gap());
+    assert!(world.merger.suspicion().is_none());
 }
 
 #[test]
@@ -388,7 +401,8 @@ fn numbers_older_than_the_topic_are_history_not_a_loss() {
     let mut world = World::new(vec![vec![encode(&Record { header: first, body })]], 1);
     world.merger = Merger::new(limits(), &[(0, 0)], false);
     read_all(&mut world);
-    world.merger.arm(&[(0, 1)]);
+    let suspicion = world.merger.suspicion().unwrap();
+    world.merger.arm(suspicion, &[(0, 1)]);
     let lost = world.merger.find_lost();
     assert!(
         matches!(&lost[..], [Lost::Unseen { sequences: (0, 99), before_our_time: true, .. }]),
@@ -435,6 +449,10 @@ fn limits_refuse_before_anything_is_written() {
     assert_eq!(merger.offer(at(1), &record_of(0, 5001), 0), Verdict::Skip(Skip::Closed));
     assert_eq!(merger.offer(at(2), &record_of(1, 5000), 0), Verdict::Taken);
     assert_eq!(merger.offer(at(3), &record_of(2, 5000), 0), Verdict::Refuse(Refusal::TooManyOpen));
+    let many = header(3, CHUNKS_MAX * 1024 + 1, 0, CHUNK);
+    let record = Record { header: many, body: Body::End { digest: [0; 32] } };
+    let mut merger = Merger::new(limits(), &[(0, 0)], true);
+    assert_eq!(merger.offer(at(0), &record, 0), Verdict::Refuse(Refusal::TooManyChunks));
     let accept = Some(vec![Name::new("other").unwrap()]);
     let mut merger = Merger::new(Limits { accept, ..limits() }, &[(0, 0)], true);
     assert_eq!(merger.offer(at(0), &record_of(0, 5000), 0), Verdict::Skip(Skip::NotAccepted));
@@ -453,4 +471,40 @@ fn a_stalled_transfer_lets_go_of_the_offsets_and_still_completes() {
     assert_eq!(world.merger.settled(), [(0, 1)]);
     read_all(&mut world);
     assert_eq!(world.output[&0], [content(0, 5000)]);
+}
+
+#[test]
+fn a_file_that_ends_while_the_watermarks_are_asked_for_is_late_and_not_lost() {
+    let mut world = World::new(vec![records(5, 10, 0, CHUNK), Vec::new()], 1);
+    let number = |sequence, closed_below| {
+        let mut header = header(sequence, 0, 0, CHUNK);
+        header.closed_below = closed_below;
+        encode(&Record { header, body: Body::Whole { digest: whole_digest(&[]), payload: &[] } })
+    };
+    // A hole is there, so that the detector is at work.
+    world.log[1] = vec![number(4, 4), number(6, 6)];
+    assert!(world.read_one(1).is_ok());
+    let suspicion = world.merger.suspicion().unwrap();
+    // The answer is on its way: number 5 comes to partition 0, and a record on partition 1 says that 5 is done.
+    let highs = [(0, 0), (1, 1)];
+    assert!(world.read_one(1).is_ok());
+    world.merger.arm(suspicion, &highs);
+    let lost = world.merger.find_lost();
+    assert!(matches!(&lost[..], [Lost::Unseen { sequences: (0, 3), .. }]), "{lost:?}");
+    read_all(&mut world);
+    assert_eq!(world.output[&5], [content(5, 10)]);
+}
+
+#[test]
+fn a_reader_far_ahead_waits_for_the_others_instead_of_refusing() {
+    let end =
+        |sequence| Record { header: header(sequence, 5000, 0, CHUNK), body: Body::End { digest: [0; 32] } };
+    let at = |partition| Place { partition, offset: 0 };
+    let mut merger = Merger::new(Limits { open_files_max: 1, ..limits() }, &[(0, 0), (1, 0)], true);
+    assert_eq!(merger.offer(at(0), &end(0), 0), Verdict::Taken);
+    assert_eq!(merger.offer(at(0), &end(1), 0), Verdict::Hold(Hold::OpenFiles));
+    // The other one holds as well: nobody could finish anything any more.
+    assert_eq!(merger.offer(at(1), &end(2), 0), Verdict::Refuse(Refusal::TooManyOpen));
+    merger.at_end(1, 0);
+    assert_eq!(merger.offer(at(0), &end(1), 0), Verdict::Refuse(Refusal::TooManyOpen));
 }

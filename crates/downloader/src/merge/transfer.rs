@@ -27,6 +27,8 @@ pub struct Transfer {
     pub firsts: BTreeMap<i32, i64>,
     /// Everything has arrived and waits for the committer.
     pub complete: bool,
+    /// Complete, and its content is durable: an intent is in the ledger.
+    pub durable: bool,
     /// Aborted, refused or lost; kept only until the ledger has that, since it still holds back what is settled.
     pub ended: bool,
     /// Nothing came for `stalled_after`: no longer counted against limits or offsets.
@@ -53,6 +55,7 @@ impl Transfer {
             promised: None,
             firsts: BTreeMap::new(),
             complete: false,
+            durable: false,
             ended: false,
             stalled: false,
             first_ms: now_ms,
@@ -96,7 +99,7 @@ impl Transfer {
         self.dirty_bytes += bytes;
         let Some(tree) = &mut self.tree else { return };
         let all_in = subtrees.iter().all(|subtree| tree.insert(*subtree).is_ok());
-        if !all_in || tree.nodes().nth(TREE_NODES_MAX).is_some() {
+        if !all_in || tree.len() > TREE_NODES_MAX {
             self.tree = None;
         }
     }

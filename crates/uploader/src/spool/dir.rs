@@ -40,7 +40,7 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&settings.directory, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Root { fd, dev: stat.st_dev as u64, ino: stat.st_ino as u64 })
+        Ok(Root { fd, dev: stat.st_dev, ino: stat.st_ino })
     }
 
     /// Whether events tell all that happens here; they do not where other machines write too.
@@ -169,7 +169,7 @@ impl SpoolDir {
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
         let stat = rustix::fs::stat(&self.settings.directory)?;
         let root = self.root();
-        Ok(stat.st_dev as u64 == root.dev && stat.st_ino as u64 == root.ino)
+        Ok(stat.st_dev == root.dev && stat.st_ino == root.ino)
     }
 
     /// Opens whatever folder is at the path now.

@@ -67,14 +67,14 @@ pub struct Identity {
 impl Identity {
     /// The identity in a stat result.
     pub fn of(stat: &rustix::fs::Stat) -> Identity {
-        // The widths of these fields differ between architectures; on Linux no value is lost.
+        // A time has fewer than 2^30 nanoseconds, and no file a negative size.
         Identity {
-            dev: stat.st_dev as u64,
-            ino: stat.st_ino as u64,
+            dev: stat.st_dev,
+            ino: stat.st_ino,
             size: stat.st_size.try_into().unwrap_or(0),
-            mtime_seconds: stat.st_mtime as i64,
+            mtime_seconds: stat.st_mtime,
             mtime_nanos: stat.st_mtime_nsec as u32,
-            ctime_seconds: stat.st_ctime as i64,
+            ctime_seconds: stat.st_ctime,
             ctime_nanos: stat.st_ctime_nsec as u32,
         }
     }

@@ -90,9 +90,8 @@ fn set_aside(
     let moved = match rename_new(&folder, name, &private, aside.name()) {
         Err(Errno::EXIST) => {
             // The same file was set aside before and that was not finished.
-            finish(spool, root, &private, &aside).map_err(|errno| {
+            finish(spool, root, &private, &aside).inspect_err(|errno| {
                 tracing::debug!(path = %shown(path.as_bytes()), %errno, "an earlier retirement is still unfinished");
-                errno
             })?;
             rename_new(&folder, name, &private, aside.name())
         }

@@ -10,38 +10,10 @@ use protocol::RelativePath;
 
 use super::{Identity, Verdict};
 
-/// Quiet time, at least, of a file that no close and no rename vouches for.
-const UNVOUCHED_QUIET: Duration = Duration::from_millis(100);
-/// A file that was opened before our eyes and whose close never comes counts as finished after so long without a change.
-pub(super) const HOLD_MAX: Duration = Duration::from_secs(600);
-/// The same for a file that was written to but not seen to be opened: its writer may have been there before us, or its
-/// size or time was set by name, which has no close.
-const UNSEEN_OPEN_MAX: Duration = Duration::from_secs(60);
-/// First and longest back-off after a file could not be sent.
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// See [`BACK_OFF_MIN`].
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+mod entry;
 
-/// What an event says about one name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hint {
-    /// The name is new: an open, a `link`, a `linkat`.
-    Created,
-    /// Somebody opened it, to read or to write.
-    Opened,
-    /// Somebody wrote to it.
-    Modified,
-    /// A writer closed it.
-    Closed,
-    /// Somebody closed it who had not opened it to write.
-    ReaderClosed,
-    /// It was renamed to this name: finished.
-    MovedIn,
-    /// Times, mode or links changed.
-    Attributes,
-    /// The name is gone.
-    Removed,
-}
+pub(super) use entry::Hint;
+use entry::{Entry, Stage, UNVOUCHED_QUIET, Vouched};
 
 /// Whether there was room to take note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,47 +23,6 @@ pub(super) enum Taken {
     Yes,
     /// No room: only a scan will find this file again.
     Full,
-}
-
-/// What is known about a file that is on its way to the engine.
-#[derive(Debug)]
-struct Entry {
-    stage: Stage,
-    /// When to look at it next; its key in `timers`.
-    due: Option<Instant>,
-    /// A write was seen and no close since.
-    writer: bool,
-    /// Its name came into being before our eyes.
-    created: bool,
-    /// And was opened then, which a `link` does not do: together with size 0 that is a writer about to begin.
-    opened: bool,
-    /// A close or a rename says that it is finished.
-    vouched: Vouched,
-    /// Something happened to it while the engine had it.
-    touched: bool,
-    /// The first scan found it and the engine has not answered yet.
-    first: bool,
-    /// Retries in a row.
-    failures: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vouched {
-    No,
-    Closed,
-    Renamed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// No look yet.
-    Fresh,
-    /// Looked at: unchanged since that time.
-    Seen(Identity, Instant),
-    /// Finished, not yet with the engine.
-    Offered(Identity),
-    /// With the engine, which owes an answer.
-    InFlight(Identity),
 }
 
 /// What a look at a file gave.
@@ -231,6 +162,16 @@ impl Settle {
         }
     }
 
+    /// Looks again later. If too many files are in such a state, the next scan finds this one instead.
+    fn pause(&mut self, path: &RelativePath, until: Instant) {
+        if self.room() < self.capacity / 2 {
+            self.remove(path);
+        } else {
+            self.resolve_first(path);
+            self.schedule(path, Some(until));
+        }
+    }
+
     fn failed(&self, path: &RelativePath) -> bool {
         self.entries.get(path).is_some_and(|entry| entry.failures > 0)
     }
@@ -294,8 +235,7 @@ impl Settle {
             }
             Look::Unknown => {
                 let pause = entry.back_off();
-                self.resolve_first(path);
-                self.schedule(path, Some(now + pause));
+                self.pause(path, now + pause);
                 return false;
             }
         };
@@ -349,9 +289,8 @@ impl Settle {
         let again = std::mem::take(&mut entry.touched) || *verdict == Verdict::Changed;
         if let Verdict::Retry { .. } = verdict {
             let pause = entry.back_off();
-            self.resolve_first(path);
             self.restage(path, Stage::Seen(*identity, now));
-            self.schedule(path, Some(now + pause));
+            self.pause(path, now + pause);
         } else if again {
             entry.failures = 0;
             if *verdict == Verdict::Changed {
@@ -454,74 +393,6 @@ impl Settle {
         self.resolve_first(path);
         if let Some(entry) = self.entries.remove(path) {
             self.count(entry.stage, Stage::Fresh);
-        }
-    }
-}
-
-impl Entry {
-    fn new(stage: Stage) -> Entry {
-        Entry {
-            stage,
-            due: None,
-            writer: false,
-            created: false,
-            opened: false,
-            vouched: Vouched::No,
-            touched: false,
-            first: false,
-            failures: 0,
-        }
-    }
-
-    /// What an event says about the writer.
-    fn note(&mut self, hint: Hint) {
-        match hint {
-            Hint::Created => {
-                self.no_writer(Vouched::No);
-                self.created = true;
-            }
-            Hint::Opened => self.opened |= self.created,
-            Hint::Modified => (self.writer, self.vouched) = (true, Vouched::No),
-            Hint::Closed => self.no_writer(Vouched::Closed),
-            Hint::MovedIn => self.no_writer(Vouched::Renamed),
-            // Whoever set only the time, or made an empty file to lock it. A new file that was written to has a writer
-            // besides this reader.
-            Hint::ReaderClosed if !(self.created && self.writer) => {
-                (self.writer, self.opened) = (false, false)
-            }
-            Hint::ReaderClosed => {}
-            Hint::Attributes | Hint::Removed => {}
-        }
-    }
-
-    fn no_writer(&mut self, vouched: Vouched) {
-        (self.writer, self.created, self.opened, self.vouched) = (false, false, false, vouched);
-    }
-
-    /// How long to leave it alone after so many failures in a row.
-    fn back_off(&mut self) -> Duration {
-        let doublings = self.failures.min(6);
-        self.failures = self.failures.saturating_add(1);
-        BACK_OFF_MIN.saturating_mul(1 << doublings).min(BACK_OFF_MAX)
-    }
-
-    /// How long it must stay unchanged.
-    fn quiet(&self, quiet: Duration) -> Duration {
-        match self.vouched {
-            Vouched::Renamed => Duration::ZERO,
-            Vouched::Closed => quiet,
-            Vouched::No => quiet.max(UNVOUCHED_QUIET),
-        }
-    }
-
-    /// How long to wait for its writer's close; zero if no writer is known.
-    fn hold(&self, identity: &Identity) -> Duration {
-        if self.opened && (self.writer || identity.size == 0) {
-            HOLD_MAX
-        } else if self.writer {
-            UNSEEN_OPEN_MAX
-        } else {
-            Duration::ZERO
         }
     }
 }

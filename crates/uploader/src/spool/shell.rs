@@ -412,7 +412,10 @@ impl Shell {
 
 /// A name that cannot travel, said once in a while.
 pub(super) fn complain_name(spool: &str, path: &[u8], why: &PathError, throttle: &Throttle) {
-    if throttle.allow(("name", spool, path)).is_some() {
-        tracing::warn!("spool {spool}: {}: not sent: its name cannot be sent: {why}: rename it", shown(path));
+    if let Some(more) = throttle.allow(("name", spool)) {
+        let shown = shown(path);
+        tracing::warn!(
+            "spool {spool}: {shown}: not sent: {why}: rename it ({more} more like this since the last line)"
+        );
     }
 }

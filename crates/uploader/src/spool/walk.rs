@@ -100,12 +100,14 @@ impl Walk {
         filter: &Filter,
         visitor: &mut dyn Visitor,
     ) {
-        let Some(Ok(folder)) = self.open.last().map(|level| level.listing.fd()) else { return };
+        let Some(level) = self.open.last() else { return };
+        let (level_path, Ok(folder)) = (level.path.as_slice(), level.listing.fd()) else { return };
         let stat =
             |visitor: &mut dyn Visitor| match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => Some(stat),
                 Err(errno) => {
-                    complain(visitor, &path, errno);
+                    // A folder that can be listed but not entered is one fault, not one for each name.
+                    complain(visitor, if errno == Errno::ACCESS { level_path } else { &path }, errno);
                     None
                 }
             };

@@ -88,7 +88,11 @@ impl Worker {
             throttle: &self.throttle,
             counters: &self.counters,
         };
-        self.shells.iter_mut().fold(false, |more, shell| act(shell, now, &mut tools) || more)
+        let mut more = false;
+        for shell in &mut self.shells {
+            more |= act(shell, now, &mut tools);
+        }
+        more
     }
 
     fn take_answers(&mut self, now: Instant, closed: &mut Closed) -> bool {

@@ -1,6 +1,7 @@
 //! The rules one by one, and a random file with random events against them.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use super::entry::{BACK_OFF_MIN, HOLD_MAX, UNSEEN_OPEN_MAX};
 use super::*;
 use proptest::prelude::*;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use daemon::{Exit, Shutdown};
 use protocol::RelativePath;
+use rustix::fs::{Mode, OFlags};
 
 use super::super::testing::{PATIENCE, Running, relative, settings};
 use super::super::{
@@ -187,4 +188,47 @@ fn the_thread_ends_when_the_engine_is_gone() {
     let handle = start(dirs, Box::new(Forgetful(0)), ready_in, answers, Shutdown::new(), counters).unwrap();
     drop((ready, answer_in));
     handle.join().unwrap();
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_stops_nobody_and_comes_when_it_can_be() {
+    let mode = |mode| <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode);
+    let running = Running::start(|spool, _| {
+        fs::create_dir(spool.join("locked")).unwrap();
+        fs::write(spool.join("locked/inside"), "x").unwrap();
+        fs::write(spool.join("open"), "x").unwrap();
+        fs::set_permissions(spool.join("locked"), mode(0o000)).unwrap();
+    });
+    let mut names = vec![running.send()];
+    running.until("the first scan", |it| it.scan_complete() || !it.ready.is_empty());
+    fs::set_permissions(running.path("locked"), mode(0o700)).unwrap();
+    names.push(running.send());
+    names.sort();
+    assert_eq!(names, ["locked/inside", "open"]);
+}
+
+#[test]
+fn very_deep_folders_are_walked_and_too_long_paths_left_out() {
+    let running = Running::start(|spool, _| {
+        let deep = vec!["d"; 200].join("/");
+        fs::create_dir_all(spool.join(&deep)).unwrap();
+        fs::write(spool.join(&deep).join("file"), "x").unwrap();
+        // Longer than any path: made folder by folder.
+        let name = "x".repeat(250);
+        let mut folder: std::os::fd::OwnedFd = fs::File::open(spool).unwrap().into();
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
+            folder = rustix::fs::openat(&folder, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+                .unwrap();
+        }
+        rustix::fs::openat(&folder, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+    });
+    assert!(running.send().ends_with("d/d/file"));
+    running.until("the first scan", Running::scan_complete);
+    assert!(running.ready.is_empty());
+    // By events too.
+    let deep = vec!["e"; 200].join("/");
+    fs::create_dir_all(running.path(&deep)).unwrap();
+    fs::write(running.path(&format!("{deep}/file")), "x").unwrap();
+    assert!(running.send().ends_with("e/e/file"));
 }
