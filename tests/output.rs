@@ -107,7 +107,9 @@ fn a_disk_without_room_pauses_and_resumes_by_itself() {
     let Some(_disk) = SmallDisk::mount(&rig.output, "40m") else { return };
     std::fs::write(rig.output.join("filler"), vec![1; 25_000_000]).unwrap();
     let mut source = rig.source(1);
+    // One after the other: what waits for room holds up what lies behind it.
     source.write("never-fits", 60_000_000);
+    rig.upload_once(&[]);
     source.write("waits", 20_000_000);
     rig.upload_once(&[]);
     let mut down = rig.downloader(&[]);
