@@ -169,6 +169,26 @@ impl Watcher {
     }
 }
 
+/// What is known after another look, and whether it is another topic under the old name.
+///
+/// What a look did not tell (a broker that was slow or newly started) is as it was: a limit that is only unknown for a
+/// moment must not send large files back to their beginning. The partitions of one topic never become fewer; a broker
+/// that says so has old news.
+pub fn after_look(old: &TopicInfo, new: TopicInfo) -> (TopicInfo, bool) {
+    let same_id = old.topic_id.as_ref().zip(new.topic_id.as_ref()).map(|(old, new)| old == new);
+    let other = same_id.map_or(new.partitions < old.partitions, |same| !same);
+    if other {
+        return (new, true);
+    }
+    let known = TopicInfo {
+        topic_id: new.topic_id.or_else(|| old.topic_id.clone()),
+        partitions: new.partitions.max(old.partitions),
+        max_message_bytes: new.max_message_bytes.or(old.max_message_bytes),
+        timestamp_type_log_append: new.timestamp_type_log_append.or(old.timestamp_type_log_append),
+    };
+    (known, false)
+}
+
 /// The largest record a topic takes, from what it says, what its service publishes, and what was refused.
 #[derive(Clone, Debug)]
 pub struct RecordLimit {
@@ -224,6 +244,22 @@ mod tests {
         assert_eq!(RecordLimit::new(&kafka).of(&info(None)), LIMIT_ASSUMED_BYTES);
         let oci = daemon::profile_limits(daemon::Profile::Oci, "");
         assert_eq!(RecordLimit::new(&oci).of(&info(Some(5_000_000))), 1_000_000);
+    }
+
+    #[test]
+    fn a_look_that_tells_less_changes_nothing_and_another_id_is_another_topic() {
+        let looked = |id: Option<&str>, partitions, max_message_bytes| TopicInfo {
+            topic_id: id.map(str::to_owned),
+            partitions,
+            max_message_bytes,
+            timestamp_type_log_append: None,
+        };
+        let old = looked(Some("a"), 6, Some(10_000_000));
+        assert_eq!(after_look(&old, looked(None, 6, None)), (old.clone(), false));
+        assert_eq!(after_look(&old, looked(Some("a"), 4, None)), (old.clone(), false), "old news");
+        assert_eq!(after_look(&old, looked(Some("a"), 8, Some(5))), (looked(Some("a"), 8, Some(5)), false));
+        assert_eq!(after_look(&old, looked(Some("b"), 6, None)), (looked(Some("b"), 6, None), true));
+        assert_eq!(after_look(&old, looked(None, 4, None)), (looked(None, 4, None), true));
     }
 
     #[test]

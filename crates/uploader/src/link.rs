@@ -7,10 +7,16 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A producer that was replaced may take so long to report what it still has; then the rest counts as unknown.
 const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Least time between two replacements of a dead producer: a cluster that refuses each new one at once must not be
+/// flooded with them.
+const REPLACE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// A client that does not end in this time when the process is to end is left behind.
+const CLOSE_MAX: Duration = Duration::from_millis(1_500);
 
 /// What travels with a record.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +39,8 @@ pub struct Link {
     /// Reports; holds every record that may be outstanding, so that the client's thread never waits.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
+    /// When a dead client was last replaced.
+    replaced_at: Option<Instant>,
 }
 
 impl Link {
@@ -40,7 +48,7 @@ impl Link {
     pub fn new(settings: Settings, tuning: ProducerTuning, outstanding_max: usize) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
         let current = Some(start(&settings, &tuning, &outbox)?);
-        Ok(Link { settings, tuning, current, number: 0, outbox, reports, old: Vec::new() })
+        Ok(Link { settings, tuning, current, number: 0, outbox, reports, old: Vec::new(), replaced_at: None })
     }
 
     /// Hands a record over. An error gives it back at once.
@@ -56,12 +64,15 @@ impl Link {
         producer.send(token.slot.partition as i32, key, value, flight).map_err(Box::new)
     }
 
-    /// The client that had this record is dead. True when that is the current one, which is now replaced.
+    /// The client that had this record is dead. True when that is the current one, which is now replaced. One that was
+    /// only just started is left for a while: records come back from it at once, and their next tries replace it.
     pub fn died(&mut self, flight: Flight) -> kafka::Result<bool> {
-        if flight.producer != self.number {
+        let too_soon = self.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_INTERVAL_MIN);
+        if flight.producer != self.number || too_soon {
             return Ok(false);
         }
         self.renew()?;
+        self.replaced_at = Some(Instant::now());
         Ok(true)
     }
 
@@ -99,8 +110,17 @@ impl Link {
 
     /// Waits for reports, then drops the client; what was not reported until then may be written or not.
     pub fn close(&mut self, deadline: Duration) {
-        if let Some(producer) = self.current.take() {
-            producer.flush(deadline);
+        let Some(producer) = self.current.take() else { return };
+        producer.flush(deadline);
+        // Its end takes as long as a name look-up or a connection that hangs: not on this thread.
+        let (ended, end) = bounded::<()>(0);
+        let closer = std::thread::Builder::new().name("producer-end".into()).spawn(move || {
+            drop(producer);
+            drop(ended);
+        });
+        if closer.is_ok() {
+            // Nothing is ever sent: this waits for the other end to go away.
+            let _gone_or_late = end.recv_timeout(CLOSE_MAX);
         }
     }
 }

@@ -43,6 +43,9 @@ pub const SCHEMA: Schema = Schema {
             -- Since when a daily look does not find it in the spool.
             missing_ms INTEGER,
             PRIMARY KEY(spool, path)) STRICT, WITHOUT ROWID;
+    ", "
+        -- The uploader's name in the transfer's records; empty: not known.
+        ALTER TABLE transfer ADD COLUMN uploader TEXT NOT NULL DEFAULT '';
     "],
 };
 
@@ -51,6 +54,8 @@ pub const SCHEMA: Schema = Schema {
 pub struct Row {
     /// Its id.
     pub id: SequenceId,
+    /// The uploader's name when it began; empty when the ledger does not know.
+    pub uploader: String,
     /// Name of the spool.
     pub spool: String,
     /// Place below the spool.
@@ -210,6 +215,7 @@ fn found(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
     };
     let row = Row {
         id: SequenceId { incarnation: unsigned("incarnation")?, sequence: unsigned("sequence")? },
+        uploader: row.get("uploader")?,
         spool: row.get("spool")?,
         path,
         identity: Identity {
@@ -288,7 +294,7 @@ pub fn apply(tx: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
 
 fn insert(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     let Row { id, identity, plan, .. } = row;
-    let sql = "INSERT INTO transfer VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'intent', 0, x'', NULL, ?)";
+    let sql = "INSERT INTO transfer VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'intent', 0, x'', NULL, ?, ?)";
     tx.prepare_cached(sql)?.execute(params![
         id.incarnation as i64,
         id.sequence as i64,
@@ -308,7 +314,8 @@ fn insert(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
         plan.chunk_size,
         plan.first,
         plan.partitions,
-        row.started_ms
+        row.started_ms,
+        row.uploader
     ])?;
     Ok(())
 }

@@ -17,7 +17,7 @@ pub const POOLED_BYTES_MIN: usize = 64 * 1024;
 pub struct Sender {
     /// The state directory's id.
     pub uploader: UploaderId,
-    /// The uploader's name.
+    /// The uploader's name now; a transfer of an earlier run keeps the one it began with.
     pub name: Name,
 }
 
@@ -32,6 +32,8 @@ pub struct About<'a> {
     pub plan: Plan,
     /// All numbers of the incarnation below are finished.
     pub closed_below: u64,
+    /// The uploader's name when the transfer began: all records of an attempt must say the same.
+    pub uploader: &'a Name,
     /// The spool's name.
     pub spool: &'a Name,
     /// Place below the spool.
@@ -46,7 +48,7 @@ impl Sender {
     /// The header of a transfer's records. Everything to one partition reads as "1 partition in use, the first one":
     /// which one it is says the record's own place.
     pub fn header(&self, about: About<'_>) -> Header {
-        let About { id, attempt, plan, closed_below, spool, path, identity, mode } = about;
+        let About { id, attempt, plan, closed_below, uploader, spool, path, identity, mode } = about;
         let single = plan.partitions <= 1;
         Header {
             transfer: TransferId {
@@ -56,7 +58,7 @@ impl Sender {
             },
             attempt: Attempt(attempt),
             closed_below: closed_below.min(id.sequence),
-            uploader: self.name.clone(),
+            uploader: uploader.clone(),
             spool: spool.clone(),
             file: FileMeta {
                 path: path.clone(),
@@ -72,7 +74,7 @@ impl Sender {
     }
 
     /// Bytes in front of a small file's content.
-    pub fn whole_room(&self, spool: &Name, path: &RelativePath) -> usize {
+    pub fn whole_room(&self, uploader: &Name, spool: &Name, path: &RelativePath) -> usize {
         // Only the lengths of the three texts count, so any numbers do.
         let plan = Plan { chunk_size: protocol::LEAF_BYTES, first: 0, partitions: 1 };
         let identity = Identity {
@@ -86,7 +88,7 @@ impl Sender {
         };
         let id = SequenceId { incarnation: 0, sequence: 0 };
         let about =
-            About { id, attempt: 0, plan, closed_below: 0, spool, path, identity: &identity, mode: 0 };
+            About { id, attempt: 0, plan, closed_below: 0, uploader, spool, path, identity: &identity, mode: 0 };
         protocol::prefix_len(&self.header(about), 1)
     }
 }

@@ -78,7 +78,7 @@ impl Engine {
             self.scheduler.apply(self.now(), Event::ReadFailed(token, Trouble::Gone));
             return Ok(());
         };
-        let room = self.sender.whole_room(&file.spool_name, &file.path);
+        let room = self.sender.whole_room(&file.uploader, &file.spool_name, &file.path);
         let job = Job::Whole { token, place, expected: file.expected(), room };
         self.job(job)
     }
@@ -151,6 +151,7 @@ impl Engine {
         let (transfer, file) = (self.scheduler.transfer(key)?, self.files.get(key)?);
         Some(Row {
             id: transfer.id?,
+            uploader: file.uploader.to_string(),
             spool: file.spool_name.to_string(),
             path: file.path.clone(),
             identity: file.identity,
@@ -172,6 +173,7 @@ impl Engine {
             attempt: transfer.attempt,
             plan: transfer.plan,
             closed_below: self.scheduler.closed_below(id.incarnation),
+            uploader: &file.uploader,
             spool: &file.spool_name,
             path: &file.path,
             identity: &file.identity,
@@ -223,16 +225,21 @@ impl Engine {
         self.complain(error, retry);
         if retry == Disposition::NewProducer && self.link.died(flight).map_err(configuration)? {
             self.counters.producers.inc();
-            tracing::warn!(
-                "Kafka producer: {error}; a new one takes over, what is not acknowledged is sent again"
-            );
+            if self.throttle.allow(("producer", error)).is_some() {
+                tracing::warn!(
+                    "Kafka producer: {error}; a new one takes over, what is not acknowledged is sent again"
+                );
+            }
         }
         let token = flight.token;
         let refusal = match retry {
             Disposition::TooLarge if !matches!(token.piece, Piece::End | Piece::Abort) => Refusal::TooLarge,
             _ => Refusal::Unknown,
         };
-        if refusal == Refusal::TooLarge && self.limit.refused(&self.topic, value.len()) {
+        if refusal == Refusal::TooLarge
+            && self.limit.refused(&self.topic, value.len())
+            && self.throttle.allow("refused size").is_some()
+        {
             tracing::warn!(
                 "a record of {} bytes was refused for its size; trying with smaller ones",
                 value.len()
@@ -293,6 +300,10 @@ impl Engine {
 
     fn retire(&mut self, key: Key) -> Result<(), Stop> {
         self.log_uploaded(key);
+        if let Some(file) = self.files.get_mut(key) {
+            // Thousands may wait to be put away; a descriptor each would be too many.
+            file.open = None;
+        }
         let found = self.files.get(key).and_then(|file| Some((file, file.spool?, file.place(&self.spools)?)));
         let order = found.and_then(|(file, spool, place)| {
             let id = self.scheduler.transfer(key)?.id?;

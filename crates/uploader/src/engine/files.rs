@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct File {
     /// Index of its spool; `None` when that is no longer configured.
     pub spool: Option<usize>,
+    /// The uploader's name when the transfer began.
+    pub uploader: Name,
     /// The spool's name.
     pub spool_name: Name,
     /// Place below the spool.
@@ -80,7 +82,11 @@ impl Files {
             return false;
         }
         let known = self.finished_early.remove(&(ready.spool, ready.path.clone()));
-        known.is_some_and(|identity| identity.same_drop(&ready.identity))
+        // To the change time: what was put away and comes back is the same inode, and is to be sent again.
+        known.is_some_and(|identity| {
+            let dev = identity.dev;
+            identity.same_content(&Identity { dev, ..ready.identity })
+        })
     }
 
     /// Takes a file in under a new key. One without spool has no place.

@@ -28,7 +28,7 @@ use crate::progress::{Counters, Painter};
 use crate::reader::{Buffers, Readers};
 use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Scheduler, Token};
-use crate::spool::{Answer, Ready, SpoolDir, SpoolHandle};
+use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir, SpoolHandle};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, never, select};
 use daemon::{Context, Exit, Stop, Throttle, UploaderSettings};
@@ -98,6 +98,9 @@ pub struct Engine {
     disposal: Disposal,
     watch: Watch,
     spool: SpoolHandle,
+    spool_counters: Arc<SpoolCounters>,
+    /// Answers the spool was given since the start.
+    answers_given: u64,
     ready: Receiver<Ready>,
     answers: Sender<Answer>,
     license: Receiver<()>,
@@ -122,6 +125,7 @@ pub struct Engine {
     last_acknowledged: Duration,
     painter: Painter,
     painted_at: Duration,
+    ticked_at: Duration,
     counters: Counters,
     throttle: Throttle,
 }
@@ -152,6 +156,9 @@ impl Engine {
     /// What follows after events were taken in: decide, act, tell.
     fn turn(&mut self) -> Result<(), Stop> {
         let now = self.now();
+        if now.saturating_sub(self.ticked_at) >= PAINT_INTERVAL {
+            self.tick(now);
+        }
         self.send_parked(now)?;
         self.scheduler.pump(now);
         self.act()?;
@@ -203,7 +210,7 @@ impl Engine {
                 Err(_) => self.forgotten = never(),
             },
             recv(end) -> _ => {}
-            default(pause) => self.tick(),
+            default(pause) => {}
         }
         self.take_what_is_there()
     }
@@ -250,8 +257,9 @@ impl Engine {
         [Some(longest), parked, paced].into_iter().flatten().min().unwrap_or(longest)
     }
 
-    fn tick(&mut self) {
-        let now = self.now();
+    /// What depends on the time alone; not only when nothing else happens.
+    fn tick(&mut self, now: Duration) {
+        self.ticked_at = now;
         self.scheduler.apply(now, Event::Tick);
         self.retire_once_more(now);
         let waiting =

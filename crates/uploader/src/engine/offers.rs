@@ -9,6 +9,7 @@ use crate::spool::{Answer, Ready, Verdict};
 use daemon::{Exit, Stop, escape_name};
 use protocol::RelativePath;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 /// With `--once` a file that cannot be sent is tried so often.
 const ONCE_TRIES: u32 = 3;
@@ -26,13 +27,15 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn add(&mut self, spool: usize, path: &RelativePath, reason: &str) {
-        let known = self.files.len() < FAILURES_MAX || self.files.contains_key(&(spool, path.clone()));
-        if known {
+    /// Takes note of a failure. True: it is the file's first.
+    fn add(&mut self, spool: usize, path: &RelativePath, reason: &str) -> bool {
+        let known = self.files.contains_key(&(spool, path.clone()));
+        if known || self.files.len() < FAILURES_MAX {
             let entry = self.files.entry((spool, path.clone())).or_default();
             entry.0 += 1;
             reason.clone_into(&mut entry.1);
         }
+        !known
     }
 
     fn remove(&mut self, spool: usize, path: &RelativePath) {
@@ -85,6 +88,7 @@ impl Engine {
         }
         let file = File {
             spool: Some(spool),
+            uploader: self.sender.name.clone(),
             spool_name: name,
             path: ready.path,
             identity,
@@ -107,8 +111,7 @@ impl Engine {
         let Some(spool) = file.spool else { return };
         match &verdict {
             Verdict::Retry { reason } => {
-                self.painter.failed += 1;
-                self.failures.add(spool, &file.path, reason);
+                self.painter.failed += u64::from(self.failures.add(spool, &file.path, reason));
                 if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
                     tracing::error!("{}: {reason}; trying again later", file.shown());
                 }
@@ -142,6 +145,7 @@ impl Engine {
                 self.answers_waiting.push_front(error.into_inner());
                 return;
             }
+            self.answers_given += 1;
         }
     }
 
@@ -154,13 +158,20 @@ impl Engine {
             && self.answers_waiting.is_empty()
             && self.answers.is_empty()
             && !self.is_something_out();
-        if !(complete && empty && self.failures.are_final()) {
+        if !(complete && empty && (self.failures.are_final() || self.nothing_is_retried())) {
             return None;
         }
         if self.failures.files.is_empty() {
             return Some(Ok(()));
         }
         Some(Err(Stop::new(Exit::Io, self.failures.message())))
+    }
+
+    /// The spool knows of every failure and has no file that it would hand over again: those that failed went away.
+    fn nothing_is_retried(&self) -> bool {
+        // In this order: the second goes with the first.
+        self.spool_counters.answered.load(Ordering::Acquire) == self.answers_given
+            && self.spool_counters.retrying.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -174,8 +185,8 @@ mod tests {
         let mut failures = Failures::default();
         let path = RelativePath::new("a\n").unwrap();
         assert!(failures.are_final());
-        failures.add(0, &path, "cannot be read: x");
-        failures.add(0, &path, "cannot be read: y");
+        assert!(failures.add(0, &path, "cannot be read: x"));
+        assert!(!failures.add(0, &path, "cannot be read: y"), "one file, counted once");
         assert!(!failures.are_final());
         failures.add(0, &path, "cannot be read: z");
         assert!(failures.are_final());

@@ -4,6 +4,7 @@
 
 use super::actions::configuration;
 use super::{Engine, Order};
+use crate::broker::after_look;
 use crate::ledger_thread;
 use crate::link::Flight;
 use crate::reader::Outcome as Read;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 /// Files that could not be put away are tried again after so long…
 const RETIRE_AGAIN: Duration = Duration::from_secs(30);
-/// …so many at most; the rest waits in the ledger for the next start.
+/// …so many at most, with those that are being put away; the rest waits in the ledger for the next start.
 pub const RETIRE_AGAIN_MAX: usize = 10_000;
 
 impl Engine {
@@ -168,7 +169,7 @@ impl Engine {
             if let Err(stop) = self.write(request) {
                 tracing::debug!("{stop}");
             }
-        } else if self.retire_again.len() < RETIRE_AGAIN_MAX {
+        } else if self.retire_again.len() + self.outstanding.orders < RETIRE_AGAIN_MAX {
             self.retire_again.push_back(Order { key: None, ..order.clone() });
         }
         if let Some(key) = order.key {
@@ -178,7 +179,11 @@ impl Engine {
 
     /// Tries the files again that could not be put away.
     pub(super) fn retire_once_more(&mut self, now: Duration) {
-        if self.retire_again.is_empty() || now < self.retire_again_at {
+        if self.retire_again.is_empty() {
+            self.retire_again_at = now + RETIRE_AGAIN;
+            return;
+        }
+        if now < self.retire_again_at {
             return;
         }
         self.retire_again_at = now + RETIRE_AGAIN;
@@ -209,9 +214,8 @@ impl Engine {
 
     /// The topic was looked at.
     pub(super) fn topic_report(&mut self, info: TopicInfo) -> Result<(), Stop> {
+        let (info, other) = after_look(&self.topic, info);
         let old = std::mem::replace(&mut self.topic, info);
-        let other = matches!((&old.topic_id, &self.topic.topic_id), (Some(old), Some(new)) if old != new)
-            || self.topic.partitions < old.partitions;
         if other {
             self.generation += 1;
             self.painter.forget_offsets();

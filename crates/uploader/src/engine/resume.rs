@@ -36,11 +36,14 @@ impl Engine {
         };
         let spool_name = Name::new(&row.spool)
             .map_err(|_| Stop::new(daemon::Exit::Io, format!("ledger: bad spool name {:?}", row.spool)))?;
+        // Ledgers of early releases do not say it.
+        let uploader = Name::new(&row.uploader).unwrap_or_else(|_| self.sender.name.clone());
         let same_topic = row.topic == self.settings.common.topic
             && row.topic_id.as_ref().zip(self.topic.topic_id.as_ref()).is_none_or(|(then, now)| then == now);
         let digest = if let Kept::Ending(digest) = kept { Some(digest) } else { None };
         let key = self.files.insert(File {
             spool,
+            uploader,
             spool_name,
             path: row.path,
             identity: row.identity,

@@ -61,6 +61,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let dirs = spool::open(&settings.spools)?;
     let (ready_sender, ready) = bounded(READY_MAX);
     let (answers, answers_receiver) = bounded(READY_MAX);
+    let counters = Arc::new(SpoolCounters::default());
     let remembered = Box::new(SentFiles::open(&ledger_path).map_err(ledger_stop)?);
     let spool = spool::start(
         dirs.clone(),
@@ -68,7 +69,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         ready_sender,
         answers_receiver,
         context.shutdown.clone(),
-        Arc::new(SpoolCounters::default()),
+        Arc::clone(&counters),
     )?;
 
     let profile = daemon::profile_limits(settings.common.kafka_profile, bootstrap(&settings));
@@ -112,6 +113,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX).map_err(thread_stop)?,
         watch,
         spool,
+        spool_counters: counters,
+        answers_given: 0,
         ready,
         answers,
         license: context.license.changes(),
@@ -131,6 +134,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         last_acknowledged: Duration::ZERO,
         painter: Painter::new(picture),
         painted_at: Duration::ZERO,
+        ticked_at: Duration::ZERO,
         counters: Counters::new(context.status.metrics()),
         throttle: Throttle::default(),
         settings,

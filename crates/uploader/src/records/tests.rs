@@ -8,6 +8,7 @@ use crate::spool::Remembered;
 fn row(sequence: u64, path: &str) -> Row {
     Row {
         id: SequenceId { incarnation: u64::MAX - 3, sequence },
+        uploader: "here".into(),
         spool: "in".into(),
         path: RelativePath::new(path).unwrap(),
         identity: Identity {

@@ -165,6 +165,10 @@ pub struct SpoolCounters {
     pub scans: AtomicU64,
     /// Times that events were lost.
     pub overflows: AtomicU64,
+    /// Files that could not be sent, or looked at, and are tried again, now. As of the answers counted in `answered`.
+    pub retrying: AtomicU64,
+    /// Answers of the engine that were taken in, since the start.
+    pub answered: AtomicU64,
     /// Folders that are watched, now.
     pub watched_folders: AtomicU64,
 }
@@ -201,6 +205,7 @@ pub fn start(
         scan_complete: Arc::clone(&scan_complete),
         waker: Waker::new().map_err(|error| Stop::io(context, &error))?,
         throttle: Throttle::new(Throttle::INTERVAL),
+        answered: 0,
     };
     let thread = std::thread::Builder::new()
         .name("spool".to_owned())

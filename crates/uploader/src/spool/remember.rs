@@ -2,6 +2,8 @@
 //!
 //! What must never happen here: a file that counts as sent only because it looks like another one, or like what lay
 //! under its name before. The fingerprints have 64 bits, are keyed at random in each process, and a path has one slot.
+//! Where sent files are put away nothing is kept: one that comes back, from the archive say, is the same inode with the
+//! same times, the ledger has forgotten it by design, and it is to be sent again.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -15,20 +17,23 @@ const SLOTS_MAX: usize = 2 * 1024 * 1024;
 /// What is known to be sent.
 #[derive(Debug)]
 pub(super) struct Known {
+    /// Sent files stay in the spool.
+    keeps: bool,
     hasher: RandomState,
     /// The fingerprint of a drop in its path's slot; 0 is an empty slot.
     slots: Vec<u64>,
 }
 
 impl Known {
-    pub(super) fn new() -> Known {
-        Known { hasher: RandomState::new(), slots: vec![0; SLOTS_MIN] }
+    /// Empty. `keeps`: whether sent files stay in the spool; if not, nothing is remembered.
+    pub(super) fn new(keeps: bool) -> Known {
+        Known { keeps, hasher: RandomState::new(), slots: vec![0; SLOTS_MIN] }
     }
 
     /// Makes room for so many files, as far as the bound allows; what was known is asked for again.
     pub(super) fn reserve(&mut self, files: usize) {
         let wanted = files.saturating_mul(2).clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
-        if wanted > self.slots.len() {
+        if self.keeps && wanted > self.slots.len() {
             self.slots = vec![0; wanted];
         }
     }
@@ -40,8 +45,10 @@ impl Known {
 
     /// Takes note of a drop that was sent.
     pub(super) fn insert(&mut self, path: &[u8], identity: &Identity) {
-        let slot = self.slot(path);
-        self.slots[slot] = self.fingerprint(path, identity);
+        if self.keeps {
+            let slot = self.slot(path);
+            self.slots[slot] = self.fingerprint(path, identity);
+        }
     }
 
     /// Another drop of this path is on its way: the last one no longer counts.
@@ -71,13 +78,21 @@ mod tests {
 
     #[test]
     fn only_the_last_drop_of_a_path_is_known() {
-        let mut known = Known::new();
+        let mut known = Known::new(true);
         known.reserve(100_000);
         known.insert(b"a", &identity(1, 0));
         assert!(known.contains(b"a", &identity(1, 0)));
         assert!(known.contains(b"a", &identity(1, 9)), "chmod does not count");
         assert!(!known.contains(b"a", &identity(2, 0)) && !known.contains(b"b", &identity(1, 0)));
         known.forget(b"a");
+        assert!(!known.contains(b"a", &identity(1, 0)));
+    }
+
+    #[test]
+    fn what_may_come_back_from_the_archive_is_not_remembered() {
+        let mut known = Known::new(false);
+        known.reserve(100_000);
+        known.insert(b"a", &identity(1, 0));
         assert!(!known.contains(b"a", &identity(1, 0)));
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Settle {
     in_flight: usize,
     offered: usize,
     first_open: usize,
+    /// Entries with a failure behind them.
+    retrying: usize,
 }
 
 impl Settle {
@@ -77,6 +79,7 @@ impl Settle {
             in_flight: 0,
             offered: 0,
             first_open: 0,
+            retrying: 0,
         }
     }
 
@@ -93,6 +96,11 @@ impl Settle {
     /// Files that are finished and not yet with the engine.
     pub(super) fn waiting(&self) -> usize {
         self.offered
+    }
+
+    /// Files that could not be sent, or looked at, and are tried again.
+    pub(super) fn retrying(&self) -> usize {
+        self.retrying
     }
 
     /// Whether every file of the first scan has its answer.
@@ -234,6 +242,7 @@ impl Settle {
                 return false;
             }
             Look::Unknown => {
+                self.retrying += usize::from(entry.failures == 0);
                 let pause = entry.back_off();
                 self.pause(path, now + pause);
                 return false;
@@ -288,11 +297,12 @@ impl Settle {
         }
         let again = std::mem::take(&mut entry.touched) || *verdict == Verdict::Changed;
         if let Verdict::Retry { .. } = verdict {
+            self.retrying += usize::from(entry.failures == 0);
             let pause = entry.back_off();
             self.restage(path, Stage::Seen(*identity, now));
             self.pause(path, now + pause);
         } else if again {
-            entry.failures = 0;
+            self.retrying -= usize::from(std::mem::take(&mut entry.failures) > 0);
             if *verdict == Verdict::Changed {
                 // The close or the rename promised more than it kept.
                 entry.vouched = Vouched::No;
@@ -393,6 +403,7 @@ impl Settle {
         self.resolve_first(path);
         if let Some(entry) = self.entries.remove(path) {
             self.count(entry.stage, Stage::Fresh);
+            self.retrying -= usize::from(entry.failures > 0);
         }
     }
 }

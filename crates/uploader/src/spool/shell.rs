@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use daemon::Throttle;
+use daemon::{After, Throttle};
 use protocol::{PathError, RelativePath};
 use rustix::fs::FileType;
 
@@ -83,7 +83,7 @@ impl Shell {
             index,
             root: dir.root(),
             settle: Settle::new(dir.settings().settle, CAPACITY),
-            known: Known::new(),
+            known: Known::new(dir.settings().after == After::Keep),
             watch: None,
             scans: Scans::new(dir.settings().scan_interval, now),
             readable: false,

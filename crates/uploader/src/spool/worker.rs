@@ -35,6 +35,8 @@ pub(super) struct Worker {
     pub(super) scan_complete: Arc<AtomicBool>,
     pub(super) waker: Waker,
     pub(super) throttle: Throttle,
+    /// Answers taken in.
+    pub(super) answered: u64,
 }
 
 /// Channels whose other end is gone: they would always be ready.
@@ -99,6 +101,7 @@ impl Worker {
         for _ in 0..4 * SLICE {
             match self.answers.try_recv() {
                 Ok(answer) => {
+                    self.answered += 1;
                     if let Some(shell) = self.shells.get_mut(answer.spool) {
                         shell.answer(&answer, now);
                     }
@@ -148,6 +151,9 @@ impl Worker {
         self.counters.waiting.store(sum(|shell| shell.settle.waiting()), Relaxed);
         let watched = sum(|shell| shell.watch.as_ref().map_or(0, |watch| watch.len()));
         self.counters.watched_folders.store(watched, Relaxed);
+        self.counters.retrying.store(sum(|shell| shell.settle.retrying()), Relaxed);
+        // After `retrying`, which goes with it.
+        self.counters.answered.store(self.answered, Release);
         self.scan_complete.store(self.shells.iter().all(Shell::first_scan_done), Release);
     }
 

@@ -60,9 +60,10 @@ fn main() -> ExitCode {
 fn demo() -> Result<()> {
     let interrupt = Interrupt::install()?;
     let keep = std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
-    let mut work = WorkDirectory::create(keep)?;
+    let mut work = WorkDirectory::create()?;
     let result = run(&work, keep, &interrupt);
-    if result.is_err() && !interrupt.requested() {
+    // What the table speaks of can be looked at until the next run; Ctrl-C wants nothing left.
+    if !interrupt.requested() {
         work.keep();
     }
     result
@@ -83,7 +84,7 @@ fn run(work: &WorkDirectory, keep: bool, interrupt: &Interrupt) -> Result<()> {
         demo.stay(&setup, work, interrupt);
     }
     demo.stop()?;
-    setup.clean_up(keep);
+    setup.clean_up();
     if result.is_ok() {
         println!("all files arrived exactly as they were sent");
     }

@@ -17,14 +17,14 @@ const MARKER: &str = ".streamsend-demo";
 /// One request to the broker.
 const LOOKUP: Duration = Duration::from_secs(20);
 
-/// The demo's folder; removed at the end unless it is kept.
+/// The demo's folder; removed by Ctrl-C and by the next run.
 pub(crate) struct WorkDirectory {
     path: PathBuf,
     keep: bool,
 }
 
 impl WorkDirectory {
-    pub fn create(keep: bool) -> Result<WorkDirectory> {
+    pub fn create() -> Result<WorkDirectory> {
         let path = match std::env::var_os("DEMO_DIR") {
             Some(path) if !path.is_empty() => std::path::absolute(path)?,
             // Beside the profile's folder in which this program lies.
@@ -49,7 +49,7 @@ impl WorkDirectory {
             fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         fs::write(path.join(MARKER), "")?;
-        Ok(WorkDirectory { path, keep })
+        Ok(WorkDirectory { path, keep: false })
     }
 
     /// Leaves it there, to be looked into.
@@ -65,7 +65,7 @@ impl WorkDirectory {
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
         if self.keep {
-            println!("kept: {}", self.path.display());
+            println!("the files stay in {} until the next run", self.path.display());
         } else if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("demo: {} could not be removed: {error}", self.path.display());
         }
@@ -130,8 +130,8 @@ impl Setup {
     }
 
     /// Leaves a foreign broker as it was.
-    pub fn clean_up(&self, keep: bool) {
-        if self._broker.is_none() && !keep {
+    pub fn clean_up(&self) {
+        if self._broker.is_none() {
             let deleted = self.admin().and_then(|admin| Ok(admin.delete_topic(LOOKUP)?));
             if let Err(error) = deleted {
                 eprintln!("demo: topic {} could not be deleted: {error:#}", self.topic);
