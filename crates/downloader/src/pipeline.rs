@@ -182,6 +182,13 @@ fn positions(
     let (broker, shutdown, count) = (environment.broker, &environment.context.shutdown, topic.partitions);
     let marks = broker.wait_for(shutdown, |broker| broker.watermarks(count))?;
     let committed = if begun { vec![None; count as usize] } else { committed(environment, count)? };
+    if committed.iter().any(Option::is_some) {
+        info!(
+            "no state here: beginning where the group {} had settled everything; for everything on the topic, give this \
+             downloader a name that was never used",
+            group_id(environment)
+        );
+    }
     let starts: Vec<i64> = match environment.settings.start {
         Start::Earliest => marks.iter().map(|marks| marks.low).collect(),
         Start::Latest => marks.iter().map(|marks| marks.high).collect(),
