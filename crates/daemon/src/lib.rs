@@ -13,6 +13,7 @@ mod run;
 pub mod settings;
 mod signals;
 pub mod status;
+mod text;
 
 pub use build_info::{Build, host_name};
 pub use license_watch::{LicenseView, LicenseWatch, Verdict};
@@ -21,6 +22,7 @@ pub use process::{Context, Exit, Shutdown, Stop};
 pub use run::{run_downloader, run_uploader};
 pub use settings::*;
 pub use status::{Snapshot, Status};
+pub use text::bytes_text;
 
 /// The `tracing` target of per-chunk lines; `log.chunk_lines` says where they go.
 pub const CHUNK_TARGET: &str = "chunk";

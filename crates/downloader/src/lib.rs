@@ -17,7 +17,6 @@ mod shared;
 mod slots;
 pub mod store;
 mod task;
-mod text;
 
 pub use service::run;
 

@@ -6,8 +6,7 @@
 use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
 use crate::slots::SlotError;
-use crate::text::bytes_text;
-use daemon::{CHUNK_TARGET, escape_name};
+use daemon::{CHUNK_TARGET, bytes_text, escape_name};
 use fsio::FileAttributes;
 use kafka::{Polled, Reader};
 use protocol::{Body, Header, Record};

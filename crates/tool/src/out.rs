@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: a panic because the reader of a pipe went away (`streamsend inspect | head`).
 
+pub use daemon::bytes_text as bytes;
 use std::io::{self, Write};
 
 use daemon::{Exit, Stop};
@@ -80,21 +81,6 @@ impl Table {
         };
         self.rows.iter().map(line).collect()
     }
-}
-
-/// Bytes for people: `1.5 GB`, in powers of ten like the rates of every service.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if count < 1000 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// Seconds for people: `3 d 04 h`, `2 h 05 min`, `7 min 03 s`, `12 s`.

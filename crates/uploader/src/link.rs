@@ -181,6 +181,12 @@ mod tests {
         keys.sort_unstable();
         assert_eq!((replaced, keys), (1, vec![0, 1, 2]));
         assert!(link.send(b"key", vec![0; 10], token(4), 1).is_ok(), "the new client takes records");
+        link.current.as_ref().unwrap().test_fatal_error();
+        let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+        link.replaced_at = Some(Instant::now() + REPLACE_INTERVAL_MIN);
+        assert!(!link.died(delivery.token).unwrap(), "one that dies at once is left for a while");
+        link.replaced_at = Some(Instant::now() - REPLACE_INTERVAL_MIN);
+        assert!(link.died(delivery.token).unwrap(), "and replaced then");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::thread::JoinHandle;
 const THREADS: usize = 2;
 /// Buffers kept for reuse, at most; what is on its way is bounded by the scheduler's credits.
 const SPARE_BUFFERS_MAX: usize = 64;
+/// Bytes of them, at most: buffers grow to the largest chunk they were used for.
+const SPARE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where a file lies.
 #[derive(Clone, Debug)]
@@ -103,14 +105,23 @@ pub enum Outcome {
 /// Buffers of one chunk each, used over and over: their pages stay mapped.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Spare>,
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    /// Sum of their capacities.
+    bytes: usize,
 }
 
 impl Buffers {
     /// A buffer of exactly `len` bytes with whatever is in it.
     fn take(&self, len: usize) -> Vec<u8> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = spare.unwrap_or_default();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = spare.buffers.pop().unwrap_or_default();
+        spare.bytes = spare.bytes.saturating_sub(buffer.capacity());
+        drop(spare);
         buffer.resize(len, 0);
         buffer
     }
@@ -121,8 +132,10 @@ impl Buffers {
             return;
         }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_BUFFERS_MAX {
-            spare.push(buffer);
+        let bytes = spare.bytes.saturating_add(buffer.capacity());
+        if spare.buffers.len() < SPARE_BUFFERS_MAX && bytes <= SPARE_BYTES_MAX {
+            spare.bytes = bytes;
+            spare.buffers.push(buffer);
         }
     }
 }
@@ -270,7 +283,15 @@ fn trouble_of(error: &io::Error) -> Trouble {
     // A link or something else came in its place: the spool looks again and says what it is.
     let replaced =
         raw == Some(rustix::io::Errno::LOOP.raw_os_error()) || error.kind() == io::ErrorKind::InvalidInput;
-    if replaced { Trouble::Changed } else { Trouble::Unreadable(format!("cannot be read: {error}")) }
+    if replaced {
+        return Trouble::Changed;
+    }
+    let advice = if error.kind() == io::ErrorKind::PermissionDenied {
+        ": give this user the right to read it"
+    } else {
+        ""
+    };
+    Trouble::Unreadable(format!("cannot be read: {error}{advice}"))
 }
 
 #[cfg(test)]

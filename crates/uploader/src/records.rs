@@ -16,7 +16,8 @@ const SUBTREE_BYTES: usize = 8 + 8 + 32;
 /// ones, bit by bit.
 pub const SCHEMA: Schema = Schema {
     application_id: 0x5353_5550, // "SSUP"
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE incarnation(number INTEGER PRIMARY KEY, started_ms INTEGER NOT NULL) STRICT;
         -- Every sequence number taken and not yet finished with.
@@ -43,10 +44,12 @@ pub const SCHEMA: Schema = Schema {
             -- Since when a daily look does not find it in the spool.
             missing_ms INTEGER,
             PRIMARY KEY(spool, path)) STRICT, WITHOUT ROWID;
-    ", "
+    ",
+        "
         -- The uploader's name in the transfer's records; empty: not known.
         ALTER TABLE transfer ADD COLUMN uploader TEXT NOT NULL DEFAULT '';
-    "],
+    ",
+    ],
 };
 
 /// What the ledger keeps of a transfer.

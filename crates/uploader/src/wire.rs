@@ -87,8 +87,17 @@ impl Sender {
             ctime_nanos: 0,
         };
         let id = SequenceId { incarnation: 0, sequence: 0 };
-        let about =
-            About { id, attempt: 0, plan, closed_below: 0, uploader, spool, path, identity: &identity, mode: 0 };
+        let about = About {
+            id,
+            attempt: 0,
+            plan,
+            closed_below: 0,
+            uploader,
+            spool,
+            path,
+            identity: &identity,
+            mode: 0,
+        };
         protocol::prefix_len(&self.header(about), 1)
     }
 }
@@ -148,8 +157,10 @@ mod tests {
 
     fn header(plan: Plan, spool: &Name, path: &RelativePath) -> Header {
         let id = SequenceId { incarnation: 9, sequence: 10 };
+        let uploader = &Name::new("before").unwrap();
+        let (identity, closed_below) = (&IDENTITY, 11);
         let about =
-            About { id, attempt: 2, plan, closed_below: 11, spool, path, identity: &IDENTITY, mode: 0o644 };
+            About { id, attempt: 2, plan, closed_below, uploader, spool, path, identity, mode: 0o644 };
         sender().header(about)
     }
 
@@ -174,7 +185,8 @@ mod tests {
     fn the_room_left_in_front_is_the_envelopes_length() {
         let (spool, path) = (Name::new("in").unwrap(), RelativePath::new("a/b").unwrap());
         let header = header(Plan { chunk_size: 4096, first: 1, partitions: 3 }, &spool, &path);
-        assert_eq!(sender().whole_room(&spool, &path), protocol::prefix_len(&header, 1));
+        assert_eq!(header.uploader.as_str(), "before", "a transfer keeps the name it began under");
+        assert_eq!(sender().whole_room(&header.uploader, &spool, &path), protocol::prefix_len(&header, 1));
         let piece = chunk_piece(&Header { chunk_size: 1024, ..header }, 2);
         assert_eq!((piece.offset, piece.len, piece.is_last), (2048, 952, true));
     }

@@ -128,3 +128,30 @@ impl Files {
         Some(file)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn what_was_finished_early_and_comes_back_from_the_archive_is_another_drop() {
+        let identity = Identity {
+            dev: 1,
+            ino: 2,
+            size: 3,
+            mtime_seconds: 4,
+            mtime_nanos: 5,
+            ctime_seconds: 6,
+            ctime_nanos: 7,
+        };
+        let path = RelativePath::new("a").unwrap();
+        let ready = |identity| Ready { spool: 0, path: path.clone(), identity, mode: 0o644 };
+        let mut files = Files::default();
+        files.finished_early(0, path.clone(), identity);
+        assert!(files.was_finished_early(&ready(Identity { dev: 9, ..identity })), "after a reboot");
+        assert!(!files.was_finished_early(&ready(identity)), "asked once");
+        files.finished_early(0, path.clone(), identity);
+        assert!(!files.was_finished_early(&ready(Identity { ctime_seconds: 60, ..identity })));
+    }
+}

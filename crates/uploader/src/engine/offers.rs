@@ -161,10 +161,15 @@ impl Engine {
         if !(complete && empty && (self.failures.are_final() || self.nothing_is_retried())) {
             return None;
         }
-        if self.failures.files.is_empty() {
-            return Some(Ok(()));
+        let unreadable = self.spool_counters.unreadable.load(Ordering::Relaxed);
+        match (self.failures.files.is_empty(), unreadable) {
+            (true, 0) => Some(Ok(())),
+            (false, _) => Some(Err(Stop::new(Exit::Io, self.failures.message()))),
+            (true, _) => {
+                let what = "name(s) of the spool could not be looked at: what may be there was not sent";
+                Some(Err(Stop::new(Exit::Io, format!("{unreadable} {what}; the log says where"))))
+            }
         }
-        Some(Err(Stop::new(Exit::Io, self.failures.message())))
     }
 
     /// The spool knows of every failure and has no file that it would hand over again: those that failed went away.

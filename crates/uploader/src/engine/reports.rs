@@ -156,7 +156,8 @@ impl Engine {
                 let path = order.place.path.as_bytes();
                 if self.throttle.allow(("retire", path)).is_some() {
                     tracing::error!(
-                        "{}: sent, but cannot be put away: {error}; it stays and is tried again",
+                        "{}: sent, but cannot be put away: {error}; it stays and is tried again; look at rights and free \
+                         space of the spool and the archive",
                         daemon::escape_name(path)
                     );
                 }

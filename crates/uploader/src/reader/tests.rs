@@ -65,6 +65,7 @@ impl Bench {
 fn header(identity: &Identity, path: &RelativePath, chunk_size: u32) -> Header {
     let sender = Sender { uploader: UploaderId([1; 16]), name: Name::new("me").unwrap() };
     sender.header(About {
+        uploader: &sender.name,
         id: SequenceId { incarnation: 1, sequence: 2 },
         attempt: 0,
         plan: Plan { chunk_size, first: 0, partitions: 3 },
@@ -196,4 +197,20 @@ fn the_threads_answer_every_job() {
         .collect();
     keys.sort_unstable();
     assert_eq!(keys, (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn spare_buffers_are_bounded_in_bytes_too() {
+    let buffers = Buffers::default();
+    let large = SPARE_BYTES_MAX / 4;
+    (0..8).for_each(|_| buffers.give_back(Vec::with_capacity(large)));
+    let kept = || {
+        let spare = buffers.spare.lock().unwrap();
+        (spare.buffers.len(), spare.bytes)
+    };
+    assert_eq!(kept(), (4, SPARE_BYTES_MAX));
+    let taken = buffers.take(10);
+    assert_eq!((taken.len(), kept()), (10, (3, 3 * large)));
+    buffers.give_back(taken);
+    assert_eq!(kept(), (4, SPARE_BYTES_MAX));
 }

@@ -156,3 +156,23 @@ fn damaged_subtrees_are_named() {
     let bytes = subtrees_into(&[Subtree { offset: 1, len: 2, value: [3; 32] }]);
     assert_eq!(bytes.len(), SUBTREE_BYTES);
 }
+
+#[test]
+fn a_ledger_of_the_first_version_is_read_and_its_transfers_have_no_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.db");
+    let first = Schema { migrations: &SCHEMA.migrations[..1], ..SCHEMA };
+    let mut ledger = Ledger::open(&path, &first).unwrap();
+    ledger
+        .transaction(|tx| {
+            tx.execute_batch(
+                "INSERT INTO transfer VALUES(1, 2, 'in', x'61', 3, 4, 5, 6, 7, 8, 9, 10, 't', NULL, 0, 1024, 0, 1,
+                 'intent', 0, x'', NULL, 11)",
+            )
+        })
+        .unwrap();
+    drop(ledger);
+    let (ledger, _) = open(&path).unwrap();
+    let found = ledger.read(|connection| unfinished(connection, 100)).unwrap();
+    assert_eq!((found.len(), found[0].row.uploader.as_str(), found[0].row.started_ms), (1, "", 11));
+}

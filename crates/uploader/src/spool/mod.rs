@@ -161,6 +161,8 @@ pub struct SpoolCounters {
     pub handed_over: AtomicU64,
     /// Names that the last full scan left out.
     pub skipped: AtomicU64,
+    /// Folders and files that the last full scan could not look at.
+    pub unreadable: AtomicU64,
     /// Full scans since the start.
     pub scans: AtomicU64,
     /// Times that events were lost.

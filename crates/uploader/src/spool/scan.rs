@@ -48,6 +48,8 @@ pub(super) struct Scans {
     /// The spool folder is new to us: no pause.
     at_once: bool,
     first_done: bool,
+    /// What the last full scan could not look at.
+    pub(super) unreadable: u64,
     /// Some folder is not watched.
     unwatched: bool,
     /// The watch limit was complained of.
@@ -61,6 +63,7 @@ struct Full {
     begun: Instant,
     files: usize,
     skipped: u64,
+    unreadable: u64,
     over: bool,
 }
 
@@ -78,6 +81,7 @@ impl Scans {
             took: Duration::ZERO,
             at_once: true,
             first_done: false,
+            unreadable: 0,
             unwatched: false,
             limit_told: false,
             remote: false,
@@ -154,8 +158,8 @@ impl Shell {
         if let Some(watch) = &mut self.watch {
             watch.begin_round();
         }
-        self.scans.full =
-            Some(Full { walk: Walk::new(Vec::new()), begun: now, files: 0, skipped: 0, over: false });
+        let walk = Walk::new(Vec::new());
+        self.scans.full = Some(Full { walk, begun: now, files: 0, skipped: 0, unreadable: 0, over: false });
         true
     }
 
@@ -178,6 +182,7 @@ impl Shell {
             limit_told: &mut scans.limit_told,
             files: 0,
             skipped: 0,
+            unreadable: 0,
         };
         if let Some(walk) = &mut scans.folder {
             if !walk.step(&self.root, self.dir.filter(), SLICE, &mut meet) {
@@ -188,6 +193,7 @@ impl Shell {
             full.over = !full.walk.step(&self.root, self.dir.filter(), SLICE, &mut meet);
             full.files += meet.files;
             full.skipped += meet.skipped;
+            full.unreadable += meet.unreadable;
             scans.found_first = !scans.first_done;
         }
     }
@@ -222,6 +228,7 @@ impl Shell {
         scans.ended = now;
         scans.took = now.saturating_duration_since(full.begun);
         scans.first_done = true;
+        scans.unreadable = full.unreadable;
         tools.counters.scans.fetch_add(1, Relaxed);
         tools.counters.skipped.store(full.skipped, Relaxed);
         tracing::debug!(
@@ -245,6 +252,7 @@ struct Meet<'a> {
     limit_told: &'a mut bool,
     files: usize,
     skipped: u64,
+    unreadable: u64,
 }
 
 impl Visitor for Meet<'_> {
@@ -290,6 +298,7 @@ impl Visitor for Meet<'_> {
     }
 
     fn unreadable(&mut self, path: &[u8], why: Errno) {
+        self.unreadable += 1;
         if self.throttle.allow(("folder", self.name, path)).is_some() {
             let what = if path.is_empty() { "its folder".to_owned() } else { shown(path) };
             tracing::error!(

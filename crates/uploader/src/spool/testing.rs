@@ -171,6 +171,13 @@ impl Running {
         self.answers.send(Answer { spool, path, identity, verdict }).unwrap();
     }
 
+    /// The answer for a file that was sent and put away: the memory has forgotten it.
+    pub(super) fn answer_put_away(&self, ready: &Ready) {
+        self.memory.sent.lock().unwrap().remove(ready.path.as_bytes());
+        let Ready { spool, path, identity, .. } = ready.clone();
+        self.answers.send(Answer { spool, path, identity, verdict: Verdict::Sent }).unwrap();
+    }
+
     /// The next file, sent.
     #[track_caller]
     pub(super) fn send(&self) -> String {

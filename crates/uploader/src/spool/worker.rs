@@ -152,6 +152,8 @@ impl Worker {
         let watched = sum(|shell| shell.watch.as_ref().map_or(0, |watch| watch.len()));
         self.counters.watched_folders.store(watched, Relaxed);
         self.counters.retrying.store(sum(|shell| shell.settle.retrying()), Relaxed);
+        let unreadable = self.shells.iter().map(|shell| shell.scans.unreadable).sum();
+        self.counters.unreadable.store(unreadable, Relaxed);
         // After `retrying`, which goes with it.
         self.counters.answered.store(self.answered, Release);
         self.scan_complete.store(self.shells.iter().all(Shell::first_scan_done), Release);

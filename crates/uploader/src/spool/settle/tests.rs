@@ -338,6 +338,8 @@ proptest! {
             let settle = &world.settle;
             // Whatever is neither offered nor in flight has a look ahead of it.
             prop_assert_eq!(settle.settling(), settle.timers.len());
+            let failed = settle.entries.values().filter(|entry| entry.failures > 0).count();
+            prop_assert_eq!(settle.retrying(), failed);
             prop_assert!(settle.settling() + settle.waiting() + settle.in_flight <= 1);
             prop_assert_eq!(settle.in_flight, usize::from(world.in_flight.is_some()));
         }

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use daemon::{Exit, Shutdown};
+use daemon::{After, Exit, Shutdown};
 use protocol::RelativePath;
 use rustix::fs::{Mode, OFlags};
 
@@ -231,4 +231,34 @@ fn very_deep_folders_are_walked_and_too_long_paths_left_out() {
     fs::create_dir_all(running.path(&deep)).unwrap();
     fs::write(running.path(&format!("{deep}/file")), "x").unwrap();
     assert!(running.send().ends_with("e/e/file"));
+}
+
+#[test]
+fn a_file_that_failed_and_went_away_is_not_waited_for() {
+    let running = Running::start(|spool, _| fs::write(spool.join("a"), "a").unwrap());
+    let ready = running.take();
+    let counted = |it: &Running| (it.counters.answered.load(Acquire), it.counters.retrying.load(Relaxed));
+    running.answer(&ready, Verdict::Retry { reason: "EIO".to_owned() });
+    running.until("the failure is counted", |it| counted(it) == (1, 1));
+    fs::remove_file(running.path("a")).unwrap();
+    running.until("nothing is left to be tried", |it| counted(it) == (1, 0));
+}
+
+#[test]
+fn what_comes_back_from_the_archive_is_sent_again() {
+    let running = Running::watching(|_, settings| {
+        (settings.after, settings.scan_interval) = (After::Delete, Duration::from_millis(50));
+    });
+    fs::write(running.path("a"), "a").unwrap();
+    let ready = running.take();
+    // Recorded as sent and not yet put away: scans ask about it now.
+    running.memory.learn(&ready.path, &ready.identity);
+    let scans = running.counters.scans.load(Relaxed);
+    running.until("further scans", |it| it.counters.scans.load(Relaxed) > scans + 2);
+    let archived = running.directory.path().join("archived");
+    rustix::fs::rename(running.path("a"), &archived).unwrap();
+    running.answer_put_away(&ready);
+    running.until("the answer is taken in", |it| it.counters.answered.load(Acquire) == 1);
+    rustix::fs::rename(&archived, running.path("a")).unwrap();
+    assert_eq!(running.send(), "a");
 }
