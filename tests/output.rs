@@ -59,7 +59,10 @@ fn a_downloader_that_lost_its_state_begins_where_everything_was_settled() {
     rig.upload_once(&[]);
     let down = rig.download_once(&[]);
     assert!(!down.lines().iter().any(|line| line.contains("one: delivered")), "{}", down.tail());
-    down.wait_for_line("no state here: beginning where the group streamsend-downloader-down had settled", LONG);
+    down.wait_for_line(
+        "no state here: beginning where the group streamsend-downloader-down had settled",
+        LONG,
+    );
     assert_eq!(names(&rig.output), ["one", "two"]);
 }
 

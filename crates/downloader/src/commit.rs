@@ -193,19 +193,20 @@ impl<'a> Committer<'a> {
 
     fn content_barrier(&self, batch: &Batch) -> io::Result<()> {
         let finished = batch.completed.iter().filter(|file| !file.durable);
-        let finished: Vec<_> =
-            finished.map(|file| self.partial_of(&file.header)).collect::<io::Result<_>>()?;
+        let finished: Vec<&Header> = finished.map(|file| &file.header).collect();
         let written = batch.transfers.iter().filter(|state| state.has_new_bytes);
-        let open: Vec<_> = written.map(|state| self.partial_of(&state.header)).collect::<io::Result<_>>()?;
+        let open: Vec<&Header> = written.map(|state| &state.header).collect();
         if finished.is_empty() && open.is_empty() {
             return Ok(());
         }
         let store = self.shared.slots.store();
         if self.honest_syncfs && finished.len() + open.len() >= SYNCFS_FROM {
+            let mut all = finished.iter().chain(&open);
+            all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))?;
             return store.output().syncfs();
         }
-        open.iter().try_for_each(|partial| partial.fdatasync())?;
-        finished.iter().try_for_each(|partial| partial.fsync())?;
+        open.iter().try_for_each(|header| self.partial_of(header)?.fdatasync())?;
+        finished.iter().try_for_each(|header| self.partial_of(header)?.fsync())?;
         store.partials().fsync()
     }
 

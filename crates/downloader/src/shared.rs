@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Finished files that may wait for the committer; readers wait above it. Bounds open files and memory.
-pub const COMPLETE_WAITING_MAX: usize = 1024;
+/// Finished files that may wait for the committer or be in its hands; readers wait above it. Bounds memory (about 1 KiB
+/// each) and what one commit takes.
+pub const COMPLETE_WAITING_MAX: usize = 4096;
 /// A checkpoint is due after so many bytes...
 pub const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 /// ...or after this time.

@@ -95,7 +95,8 @@ impl Slots {
         }
     }
 
-    /// Closes the file of a transfer that was set aside; it stays on disk and is opened again when it is needed.
+    /// Closes the file of a transfer that nobody writes at the moment (set aside, or small and written); it stays on
+    /// disk and is opened again when it is needed.
     pub fn park(&self, id: TransferId) {
         let slot = crate::lock(&self.map).get(&id).map(|(_, slot)| Arc::clone(slot));
         let Some(slot) = slot else { return };
@@ -139,19 +140,28 @@ impl Slots {
         Ok(partial)
     }
 
+    /// Whether the partial of an attempt that has bytes is known.
+    ///
+    /// # Errors
+    /// When it is not: its bytes could not be put behind a barrier.
+    pub fn check(&self, id: TransferId, attempt: Attempt) -> io::Result<()> {
+        let known = crate::lock(&self.map).get(&id).is_some_and(|(known, _)| *known == attempt);
+        known.then_some(()).ok_or_else(|| no_partial(id))
+    }
+
     /// The partial of an attempt that has bytes.
     ///
     /// # Errors
     /// When there is none: its bytes could not be put behind a barrier.
     pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Arc<Partial>> {
-        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("no partial of transfer {id}"));
         let slot = {
             let map = crate::lock(&self.map);
-            let (_, slot) = map.get(&id).filter(|(known, _)| *known == attempt).ok_or_else(gone)?;
+            let (_, slot) =
+                map.get(&id).filter(|(known, _)| *known == attempt).ok_or_else(|| no_partial(id))?;
             Arc::clone(slot)
         };
         let mut file = crate::lock(&slot.file);
-        self.opened_or_parked(&slot, &mut file)?.ok_or_else(gone)
+        self.opened_or_parked(&slot, &mut file)?.ok_or_else(|| no_partial(id))
     }
 
     fn opened_or_parked(&self, slot: &Slot, file: &mut File) -> io::Result<Option<Arc<Partial>>> {
@@ -199,4 +209,8 @@ impl Slots {
             .map_or(0, |space| space.available.saturating_sub(self.reserve_bytes(space)));
         SlotError::Full { available, required: size }
     }
+}
+
+fn no_partial(id: TransferId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no partial of transfer {id}"))
 }

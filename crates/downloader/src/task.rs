@@ -196,7 +196,13 @@ fn write(shared: &Shared, ticket: &Ticket, record: &Record<'_>, payload: &[u8]) 
             write().map_err(|error| shared.slots.sort(error, payload.len() as u64))
         });
         match tried {
-            Ok(()) => break Ok(Written::Yes),
+            Ok(()) => {
+                if let Body::Whole { .. } = &record.body {
+                    // All of it is written: thousands may wait for the committer, and need no descriptor for that.
+                    shared.slots.park(ticket.id);
+                }
+                break Ok(Written::Yes);
+            }
             Err(SlotError::Io(error)) => break Err(error),
             Err(error @ (SlotError::NeverFits { .. } | SlotError::TooLarge)) => {
                 let reason = match error {

@@ -7,6 +7,7 @@
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use daemon::{CreateTopic, ProfileLimits, Shutdown, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One look-up may take so long; shorter than the time a shutdown has.
@@ -20,11 +21,15 @@ const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// Kafka's own default of `max.message.bytes`, assumed where the service does not tell.
 const LIMIT_ASSUMED_BYTES: usize = 1_048_588;
 
+/// What is said of a broker that is away goes under this key.
+const AWAY: &str = "away";
+
 /// The watching thread.
 pub struct Watch {
     /// What the topic looks like, after each look-up that worked.
     pub reports: Receiver<TopicInfo>,
     asks: Sender<()>,
+    throttle: Arc<Throttle>,
 }
 
 /// What to watch.
@@ -44,14 +49,20 @@ impl Watch {
             .map_err(|error| daemon::Stop::new(daemon::Exit::Configuration, error.to_string()))?;
         let (reporter, reports) = bounded(1);
         let (asks, asked) = bounded(1);
-        let watcher =
-            Watcher { admin, subject, shutdown, asked, throttle: Throttle::default(), checked: None };
+        let throttle = Arc::new(Throttle::default());
+        let said = Arc::clone(&throttle);
+        let watcher = Watcher { admin, subject, shutdown, asked, throttle: said, checked: None };
         // Detached: a look-up may last longer than the shutdown; it holds nothing that must be saved.
         std::thread::Builder::new()
             .name("topic-watch".into())
             .spawn(move || watcher.run(&reporter))
             .map_err(|error| daemon::Stop::io("cannot start a thread", &error))?;
-        Ok(Watch { reports, asks })
+        Ok(Watch { reports, asks, throttle })
+    }
+
+    /// Whether it may be said now that the broker is away: one fault, whoever meets it first.
+    pub fn may_say_away(&self) -> bool {
+        self.throttle.allow(AWAY).is_some()
     }
 
     /// Asks for a look-up now. One that is asked for already is enough.
@@ -65,7 +76,7 @@ struct Watcher {
     subject: Subject,
     shutdown: Shutdown,
     asked: Receiver<()>,
-    throttle: Throttle,
+    throttle: Arc<Throttle>,
     /// Partitions, and topic id, for which every partition answered.
     checked: Option<(i32, Option<String>)>,
 }
@@ -124,11 +135,17 @@ impl Watcher {
             }
             return false;
         }
-        if self.throttle.allow(std::mem::discriminant(error)).is_some() {
-            match error {
-                Error::NotAuthorized(_) | Error::InvalidConfig(_) => tracing::error!("{error}; trying again"),
-                _ => tracing::warn!("{error}; trying again until it works"),
+        match error {
+            Error::NotAuthorized(_) | Error::InvalidConfig(_)
+                if self.throttle.allow(std::mem::discriminant(error)).is_some() =>
+            {
+                tracing::error!("{error}; trying again");
             }
+            Error::NotAuthorized(_) | Error::InvalidConfig(_) => {}
+            _ if self.throttle.allow(AWAY).is_some() => {
+                tracing::warn!("{error}; trying again until it works");
+            }
+            _ => {}
         }
         false
     }

@@ -262,14 +262,10 @@ impl Engine {
         self.ticked_at = now;
         self.scheduler.apply(now, Event::Tick);
         self.retire_once_more(now);
-        let waiting =
-            self.outstanding.records > 0 && now.saturating_sub(self.last_acknowledged) > STALL_AFTER;
-        if waiting && self.throttle.allow("stall").is_some() {
+        let waited = now.saturating_sub(self.last_acknowledged);
+        if self.outstanding.records > 0 && waited > STALL_AFTER && self.watch.may_say_away() {
             let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
-            tracing::warn!(
-                "no acknowledgement from Kafka for {:.0} s: {reason}; waiting",
-                STALL_AFTER.as_secs_f64()
-            );
+            tracing::warn!("no acknowledgement from Kafka for {} s: {reason}; waiting", waited.as_secs());
         }
     }
 

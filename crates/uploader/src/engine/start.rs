@@ -77,6 +77,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let watch = start_watch(&settings, &profile, &kafka, &context)?;
     let Some(topic) = wait_for_topic(&watch, &settings, &context)? else { return Ok(()) };
 
+    // Before it is asked: a change in between must not be missed.
+    let license = context.license.changes();
     let spread = context.license.multi_partition();
     let mut limit = RecordLimit::new(&profile);
     let seen = first_topic(&settings, &topic, limit.of(&topic), spread)?;
@@ -117,7 +119,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         answers_given: 0,
         ready,
         answers,
-        license: context.license.changes(),
+        license,
         forgotten: forget::start(settings.spools.clone(), ledger_path, context.shutdown.clone())
             .map_err(thread_stop)?,
         answers_waiting: VecDeque::new(),
