@@ -239,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn a_default_chunk_has_at_most_eight_subtrees() {
+    fn a_default_chunk_has_at_most_six_subtrees() {
         let most = (0..4096u64).map(|index| subtree_count(index * 1_032_192, 1_032_192, false)).max();
-        assert!(most.unwrap() <= 8, "{most:?}");
+        assert!(most.unwrap() <= 6, "{most:?}");
     }
 
     #[test]
