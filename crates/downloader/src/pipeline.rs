@@ -100,7 +100,7 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
     let intents = std::mem::take(&mut saved.intents);
     recover::restore(&mut merger, &mut saved);
     say_waiting(&merger, &decisions);
-    let shared = Arc::new(Shared::new(merger, slots));
+    let shared = Arc::new(Shared::new(merger, slots, environment.report.undecodable()));
     let delivered = match recover::finish_intents(&shared, environment.placement, intents) {
         Ok(delivered) => delivered,
         Err(failure) => return Ok(Ended::Failed(failure)),

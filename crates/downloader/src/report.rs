@@ -3,10 +3,10 @@
 //! What must never happen here: waiting for the broker or the disk while somebody asks.
 
 use crate::shared::Shared;
+use daemon::status::metric::Counter;
 use daemon::status::{Bytes, Files, Mode, Partition, Transfer};
 use daemon::{Context, Snapshot, escape_name};
 use kafka::TopicInfo;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tracing::info;
 
@@ -22,6 +22,7 @@ pub struct Report {
 struct Inner {
     context: Context,
     topic: String,
+    undecodable: Counter,
     run: Mutex<Run>,
 }
 
@@ -40,16 +41,23 @@ struct Totals {
     done: u64,
     failed: u64,
     bytes: u64,
-    undecodable: u64,
 }
 
 impl Report {
     /// Nothing runs yet.
     pub fn new(context: Context, topic: String) -> Report {
-        let report = Report { inner: Arc::new(Inner { context, topic, run: Mutex::default() }) };
+        let metrics = context.status.metrics();
+        let undecodable =
+            metrics.counter("records_undecodable", "Records that are not ours or damaged, skipped");
+        let report = Report { inner: Arc::new(Inner { context, topic, undecodable, run: Mutex::default() }) };
         let source = report.clone();
         report.inner.context.status.set_source(Box::new(move || source.snapshot()));
         report
+    }
+
+    /// Counts records that cannot be decoded, over all runs.
+    pub fn undecodable(&self) -> Counter {
+        self.inner.undecodable.clone()
     }
 
     /// A run begins: its figures add to those before; the first one is announced.
@@ -130,19 +138,9 @@ impl Report {
 fn totals(shared: &Shared) -> Totals {
     let merger = shared.merger();
     let counts = merger.counts();
-    Totals {
-        done: counts.files_done,
-        failed: counts.files_failed,
-        bytes: counts.bytes_done,
-        undecodable: shared.tallies.undecodable.load(Ordering::Relaxed),
-    }
+    Totals { done: counts.files_done, failed: counts.files_failed, bytes: counts.bytes_done }
 }
 
 fn add(a: Totals, b: Totals) -> Totals {
-    Totals {
-        done: a.done + b.done,
-        failed: a.failed + b.failed,
-        bytes: a.bytes + b.bytes,
-        undecodable: a.undecodable + b.undecodable,
-    }
+    Totals { done: a.done + b.done, failed: a.failed + b.failed, bytes: a.bytes + b.bytes }
 }

@@ -5,6 +5,7 @@
 use crate::merge::Merger;
 use crate::slots::Slots;
 use daemon::Throttle;
+use daemon::status::metric::Counter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -33,10 +34,10 @@ pub enum Failure {
 }
 
 /// Counters beside those of the merge.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tallies {
     /// Records that are not ours or damaged.
-    pub undecodable: AtomicU64,
+    pub undecodable: Counter,
     /// Milliseconds of the run's clock at the last record.
     pub last_record_ms: AtomicU64,
 }
@@ -66,14 +67,14 @@ pub struct Shared {
 
 impl Shared {
     /// A run that begins now.
-    pub fn new(merger: Merger, slots: Slots) -> Shared {
+    pub fn new(merger: Merger, slots: Slots, undecodable: Counter) -> Shared {
         Shared {
             merger: Mutex::new(merger),
             work: Condvar::new(),
             room: Condvar::new(),
             slots,
             dirty_bytes: AtomicU64::new(0),
-            tallies: Tallies::default(),
+            tallies: Tallies { undecodable, last_record_ms: AtomicU64::new(0) },
             throttle: Throttle::new(Throttle::INTERVAL),
             paused: AtomicU64::new(0),
             stop: AtomicBool::new(false),

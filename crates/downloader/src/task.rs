@@ -155,7 +155,7 @@ fn name(header: &Header) -> String {
 }
 
 fn pass_over(shared: &Shared, place: Place, why: &str) {
-    shared.tallies.undecodable.fetch_add(1, Ordering::Relaxed);
+    shared.tallies.undecodable.inc();
     shared.merger().passed(place.partition, place.offset + 1);
     if let Some(more) = shared.throttle.allow(("undecodable", place.partition)) {
         let more = if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() };
