@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, STOP, count};
 use rand::{Rng, SeedableRng};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use testkit::{Broker, Daemon, LONG, wait_until};
@@ -107,6 +108,15 @@ fn a_missing_topic_is_created_when_asked_for() {
     rig.assert_same();
 }
 
+/// A page of a daemon's status server.
+fn page(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
 #[test]
 fn records_that_are_not_ours_are_skipped_and_said() {
     let rig = Rig::new("strangers", 2);
@@ -125,6 +135,14 @@ fn records_that_are_not_ours_are_skipped_and_said() {
     assert!(said.iter().any(|line| line.contains("P01 offset 0: record skipped")), "{said:?}");
     assert!(said.len() <= 3, "once per partition and 30 s: {said:?}");
     rig.assert_same();
+
+    let other = rig.scratch.folder("counted");
+    let counting = rig.downloader_at("counting", &other, &["--listen", "127.0.0.1:0"]);
+    counting.wait_for_line("good: delivered, ", LONG);
+    let line = counting.wait_for_line("status page on http://", LONG);
+    let address = line.split("http://").nth(1).unwrap().trim_end_matches('/').to_owned();
+    let counted = || page(&address, "/metrics").contains("streamsend_records_undecodable_total 5");
+    assert!(wait_until(LONG, counted), "{}", page(&address, "/metrics"));
 }
 
 #[test]

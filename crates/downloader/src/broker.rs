@@ -110,8 +110,7 @@ impl Broker {
     fn missing(&self) {
         let topic = &self.settings.topic;
         if let Some(CreateTopic { partitions, replication }) = self.create {
-            let config = [("message.timestamp.type", "LogAppendTime")];
-            match self.admin.create_topic(partitions, replication, &config, ASK) {
+            match self.admin.create_topic(partitions, replication, &kafka::TOPIC_CONFIG, ASK) {
                 Ok(()) => info!("topic {topic} created with {partitions} partition(s)"),
                 Err(error) if self.throttle.allow("create").is_some() => {
                     error!("topic {topic} cannot be created: {error}; trying again");
@@ -121,13 +120,8 @@ impl Broker {
             return;
         }
         if self.throttle.allow("missing").is_some() {
-            let servers =
-                self.settings.properties.get("bootstrap.servers").map_or("HOST:PORT", String::as_str);
-            warn!(
-                "topic {topic} does not exist: waiting for it; create it with: kafka-topics.sh --create \
-                 --bootstrap-server {servers} --topic {topic} --partitions 6 --replication-factor 3 \
-                 --config message.timestamp.type=LogAppendTime"
-            );
+            let command = self.settings.create_command();
+            warn!("topic {topic} does not exist: waiting for it; create it with: {command}");
         }
     }
 }

@@ -30,8 +30,6 @@ const TURN: Duration = Duration::from_secs(1);
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bound of one answer of the broker; several keep one partition from waiting for another.
 const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Kafka's default of `max.message.bytes`, where the service does not tell.
-const LIMIT_ASSUMED_BYTES: usize = 1_048_588;
 
 /// Why a run ended.
 pub enum Ended {
@@ -260,7 +258,8 @@ fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> Consumer
     // Three eighths of the budget wait in queues; answers on their way and the pages being written take the rest.
     let queued_max_kbytes_total = (environment.settings.common.memory_max / 8 * 3 / 1024) as usize;
     let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
-    let message_max_bytes = believed.or(environment.profile.max_record_bytes).unwrap_or(LIMIT_ASSUMED_BYTES);
+    let message_max_bytes =
+        believed.or(environment.profile.max_record_bytes).unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES);
     ConsumerTuning { queued_max_kbytes_total, fetch_max_bytes: FETCH_MAX_BYTES, message_max_bytes }
 }
 

@@ -21,7 +21,7 @@ pub use admin::{Admin, TopicInfo, Watermarks};
 pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
 pub use reader::{Polled, Reader, Record};
-pub use settings::Settings;
+pub use settings::{DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG};
 
 /// What went wrong, sorted by what to do next. The text is meant for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

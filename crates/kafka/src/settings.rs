@@ -26,6 +26,26 @@ pub struct Settings {
     pub client_id: String,
 }
 
+/// Kafka's own default of a topic's `max.message.bytes`, to be assumed where a service does not tell.
+pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
+
+/// What a topic made by us is given: retention counts from the broker's clock, or an uploader whose clock is wrong
+/// loses its chunks.
+pub const TOPIC_CONFIG: [(&str, &str); 1] = [("message.timestamp.type", "LogAppendTime")];
+
+impl Settings {
+    /// The command that creates the topic, for the operator.
+    pub fn create_command(&self) -> String {
+        let servers = self.properties.get("bootstrap.servers").map_or("HOST:PORT", String::as_str);
+        let config: String =
+            TOPIC_CONFIG.iter().map(|(key, value)| format!(" --config {key}={value}")).collect();
+        format!(
+            "kafka-topics.sh --create --bootstrap-server {servers} --topic {} --partitions 6 --replication-factor 3{config}",
+            self.topic
+        )
+    }
+}
+
 impl fmt::Debug for Settings {
     /// Names only: the values may be passwords and keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

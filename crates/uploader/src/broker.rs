@@ -18,8 +18,6 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// Least time between two look-ups that somebody asked for.
 const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
-/// Kafka's own default of `max.message.bytes`, assumed where the service does not tell.
-const LIMIT_ASSUMED_BYTES: usize = 1_048_588;
 
 /// What is said of a broker that is away goes under this key.
 const AWAY: &str = "away";
@@ -125,13 +123,8 @@ impl Watcher {
                 return self.create(create);
             }
             if self.throttle.allow("missing").is_some() {
-                let servers = self.subject.settings.properties.get("bootstrap.servers");
-                tracing::warn!(
-                    "topic {topic} does not exist: waiting for it; create it with: kafka-topics.sh --create \
-                     --bootstrap-server {} --topic {topic} --partitions 6 --replication-factor 3 \
-                     --config message.timestamp.type=LogAppendTime",
-                    servers.map_or("HOST:PORT", String::as_str)
-                );
+                let command = self.subject.settings.create_command();
+                tracing::warn!("topic {topic} does not exist: waiting for it; create it with: {command}");
             }
             return false;
         }
@@ -153,9 +146,7 @@ impl Watcher {
     fn create(&self, create: CreateTopic) -> bool {
         let CreateTopic { partitions, replication } = create;
         let topic = &self.subject.settings.topic;
-        // Retention must count from the broker's clock, or an uploader whose clock is wrong loses its chunks.
-        let config = [("message.timestamp.type", "LogAppendTime")];
-        match self.admin.create_topic(partitions, replication, &config, LOOK_UP_TIMEOUT) {
+        match self.admin.create_topic(partitions, replication, &kafka::TOPIC_CONFIG, LOOK_UP_TIMEOUT) {
             Ok(()) => {
                 tracing::info!("topic {topic} created: {partitions} partition(s), replication {replication}");
                 true
@@ -230,7 +221,7 @@ impl RecordLimit {
         let said = info.max_message_bytes.filter(|_| self.believe_topic);
         self.learned = self.learned.filter(|(then, _)| *then == said);
         let most = self.learned.map_or(usize::MAX, |(_, most)| most);
-        said.unwrap_or(LIMIT_ASSUMED_BYTES).min(self.profile_max.unwrap_or(usize::MAX)).min(most)
+        said.unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES).min(self.profile_max.unwrap_or(usize::MAX)).min(most)
     }
 
     /// A record of so many bytes was refused for its size, although the limit allowed it: assume half of it, until the
@@ -258,7 +249,7 @@ mod tests {
     fn the_limit_is_what_topic_and_service_agree_on() {
         let kafka = daemon::profile_limits(daemon::Profile::Kafka, "");
         assert_eq!(RecordLimit::new(&kafka).of(&info(Some(5_000_000))), 5_000_000);
-        assert_eq!(RecordLimit::new(&kafka).of(&info(None)), LIMIT_ASSUMED_BYTES);
+        assert_eq!(RecordLimit::new(&kafka).of(&info(None)), kafka::DEFAULT_MAX_MESSAGE_BYTES);
         let oci = daemon::profile_limits(daemon::Profile::Oci, "");
         assert_eq!(RecordLimit::new(&oci).of(&info(Some(5_000_000))), 1_000_000);
     }

@@ -167,11 +167,6 @@ impl Merger {
         }
     }
 
-    /// Bytes that are written but not behind a barrier yet.
-    pub fn dirty_bytes(&self) -> u64 {
-        self.open.values().map(|transfer| transfer.dirty_bytes).sum()
-    }
-
     /// Whether a full batch would have something to say.
     pub fn has_changes(&self) -> bool {
         !self.closing.is_empty()

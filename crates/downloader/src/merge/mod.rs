@@ -419,11 +419,6 @@ impl Merger {
             .is_some_and(|transfer| transfer.attempt() == ticket.attempt && !transfer.ended)
     }
 
-    /// The header of an open transfer.
-    pub fn header(&self, id: TransferId) -> Option<&Header> {
-        self.open.get(&id).map(|transfer| &transfer.header)
-    }
-
     /// Reports a chunk as written (to the page cache; the committer makes it durable).
     pub fn written(&mut self, ticket: &Ticket, bytes: u64, subtrees: &[Subtree]) {
         let current = |t: &&mut Transfer| t.attempt() == ticket.attempt && !t.ended;
