@@ -5,12 +5,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build clean fmt tools kafka
+.PHONY: help demo soak test lint build clean fmt tools kafka
 
 help:
 	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
 	@echo "             BOOTSTRAP=HOST:PORT uses that broker; DEMO_DIR=DIR is the work folder)"
 	@echo "make test    lint, then every test, the end-to-end tests against a real Kafka among them"
+	@echo "make soak    every fault, at random, for MINUTES=60; ends with the table of what was injected and what was lost"
+	@echo "             (ONLY=NAME,... TIMES=N runs these so often; FULL=1 each as often as docs/reliability.md wants; SEED=S)"
 	@echo "make lint    formatting, clippy, documentation, house rules"
 	@echo "make build   release binaries in $(TARGET)/release"
 	@echo "make fmt     formats the sources"
@@ -23,6 +25,11 @@ tools:
 demo: tools $(if $(BOOTSTRAP),,kafka)
 	$(CARGO) build --release --locked --package streamsend --package testkit --bins
 	@exec $(TARGET)/release/streamsend-demo
+
+soak: tools kafka
+	$(CARGO) build --release --locked --package streamsend --package testkit --bins
+	@exec $(TARGET)/release/streamsend-soak --minutes $(or $(MINUTES),60) $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times $(TIMES)) \
+		$(if $(FULL),--full) $(if $(SEED),--seed $(SEED))
 
 test: tools kafka lint
 	$(CARGO) build --locked --bins

@@ -1,11 +1,10 @@
 //! Kills at seeded moments, brokers that go and come back, strangers on the topic.
 
 use crate::rig::{Rig, STOP, count};
-use rand::{Rng, SeedableRng};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
-use testkit::{Broker, Daemon, LONG, wait_until};
+use testkit::faults::assert_clean;
+use testkit::{Broker, LONG, wait_until};
 
 fn stream(rig: &Rig, seed: u64) {
     let mut source = rig.source(seed);
@@ -13,21 +12,6 @@ fn stream(rig: &Rig, seed: u64) {
         let size = if number % 10 == 0 { 6_000_000 + number * 1000 } else { number * 37 };
         source.write(format!("{}/{number}", number % 4), size);
     }
-}
-
-/// Kills `daemon` after a seeded number of its log lines, ten times, starting another each time.
-fn kill_ten_times(seed: u64, mut start: impl FnMut() -> Daemon) -> Daemon {
-    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    for _ in 0..10 {
-        let mut daemon = start();
-        daemon.wait_for_line("successfully started", LONG);
-        let (mark, lines) = (daemon.mark(), random.random_range(1..40));
-        // Moments are counted in the daemon's own progress; a daemon that has nothing left to say is killed as it is.
-        wait_until(Duration::from_secs(2), || daemon.mark() >= mark + lines);
-        daemon.kill();
-        daemon.wait_exit(STOP);
-    }
-    start()
 }
 
 fn delivered_once(rig: &Rig, watcher: testkit::Watcher) {
@@ -38,24 +22,12 @@ fn delivered_once(rig: &Rig, watcher: testkit::Watcher) {
 
 #[test]
 fn killing_the_downloader_ten_times_loses_and_doubles_nothing() {
-    let rig = Rig::new("kill-down", 6).licensed();
-    stream(&rig, 20);
-    let watcher = rig.watcher();
-    rig.upload_once(&[]);
-    let verbose = ["--set", "log.chunk_lines=true"];
-    let _down = kill_ten_times(21, || rig.downloader(&verbose));
-    delivered_once(&rig, watcher);
+    assert_clean("kill-downloader", 21, 10);
 }
 
 #[test]
 fn killing_the_uploader_ten_times_loses_and_doubles_nothing() {
-    let rig = Rig::new("kill-up", 6).licensed();
-    let watcher = rig.watcher();
-    let _down = rig.downloader(&[]);
-    stream(&rig, 22);
-    let verbose = ["--settle", "0s", "--set", "log.chunk_lines=true"];
-    let _up = kill_ten_times(23, || rig.uploader(&verbose));
-    delivered_once(&rig, watcher);
+    assert_clean("kill-uploader", 23, 10);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 
 mod broker;
 mod daemon;
+pub mod faults;
 mod process;
+pub mod rig;
 mod scratch;
 pub mod source;
 pub mod topic;
@@ -17,6 +19,7 @@ mod watcher;
 
 pub use broker::{Broker, BrokerBuilder, shared_broker, unique_topic};
 pub use daemon::Daemon;
+pub use rig::Rig;
 pub use scratch::{Scratch, scratch};
 pub use source::Source;
 pub use wait::{LONG, wait_for, wait_until};

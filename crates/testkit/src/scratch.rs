@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, test_kill_process};
 
@@ -9,12 +10,18 @@ use rustix::process::{Pid, test_kill_process};
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
+    keep: AtomicBool,
 }
 
 impl Scratch {
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves it there when this is dropped, to be looked into.
+    pub fn keep(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     /// A new folder in it, with its parents.
@@ -30,7 +37,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::thread::panicking() || std::env::var_os("KEEP_SCRATCH").is_some() {
+        if self.keep.load(Ordering::Relaxed)
+            || std::thread::panicking()
+            || std::env::var_os("KEEP_SCRATCH").is_some()
+        {
             eprintln!("kept: {}", self.path.display());
             return;
         }
@@ -52,7 +62,7 @@ pub fn scratch(name: &str) -> Scratch {
     let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(&base);
     let directory =
         directory.unwrap_or_else(|error| panic!("create a folder in {}: {error}", base.display()));
-    Scratch { path: directory.keep() }
+    Scratch { path: directory.keep(), keep: AtomicBool::new(false) }
 }
 
 /// Removes the folders of test processes that are gone, such as the shared broker's. Folders kept on purpose survive one day.
