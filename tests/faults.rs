@@ -188,3 +188,8 @@ fn a_daemon_stops_within_ten_seconds_and_goes_on_where_it_was() {
     rig.download_once(&[]);
     rig.assert_same();
 }
+
+#[test]
+fn everything_at_once_loses_and_doubles_nothing() {
+    assert_clean("chaos", 40, 16);
+}

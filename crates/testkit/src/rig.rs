@@ -110,6 +110,11 @@ impl Rig {
         Daemon::spawn(program(UPLOADER), self.uploader_args(more), &[])
     }
 
+    /// An uploader of any name (and so state directory) on any spool.
+    pub fn uploader_at(&self, name: &str, spool: &Path, more: &[&str]) -> Daemon {
+        Daemon::spawn(program(UPLOADER), self.uploader_args_at(name, spool, more), &[])
+    }
+
     /// The same without root's power to read everything.
     pub fn uploader_as_ordinary_user(&self, more: &[&str]) -> Daemon {
         if !rustix::process::geteuid().is_root() {
@@ -136,8 +141,12 @@ impl Rig {
 
     /// The uploader's command line, without the program.
     pub fn uploader_args(&self, more: &[&str]) -> Vec<String> {
-        let mut args = self.common("up");
-        args.extend(["--spool".to_owned(), self.spool.display().to_string()]);
+        self.uploader_args_at("up", &self.spool, more)
+    }
+
+    fn uploader_args_at(&self, name: &str, spool: &Path, more: &[&str]) -> Vec<String> {
+        let mut args = self.common(name);
+        args.extend(["--spool".to_owned(), spool.display().to_string()]);
         args.extend(more.iter().map(|&arg| arg.to_owned()));
         args
     }
@@ -184,7 +193,12 @@ impl Rig {
 
     /// What the oracle says of the output; if anything is wrong the folders are kept and named.
     pub fn judged(&self, oracle: &Oracle) -> Verdict {
-        let verdict = oracle.judge(&self.output);
+        self.judged_at(oracle, &self.output)
+    }
+
+    /// The same of another output.
+    pub fn judged_at(&self, oracle: &Oracle, output: &Path) -> Verdict {
+        let verdict = oracle.judge(output);
         if !verdict.is_clean() {
             self.scratch.keep();
         }

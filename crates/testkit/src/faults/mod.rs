@@ -5,9 +5,12 @@
 //! scenario panics only when its fault could not be injected at all. What must never happen here: a row that is clean because
 //! nothing was sent or nothing was injected.
 
+mod chaos;
 mod kills;
 pub mod oracle;
 mod row;
+
+use std::time::Duration;
 
 pub use row::{Row, table};
 
@@ -27,7 +30,7 @@ pub struct Scenario {
 }
 
 /// Every scenario there is.
-pub const SCENARIOS: &[&[Scenario]] = &[kills::SCENARIOS];
+pub const SCENARIOS: &[&[Scenario]] = &[kills::SCENARIOS, chaos::SCENARIOS];
 
 /// All scenarios in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
@@ -47,4 +50,9 @@ pub fn assert_clean(name: &str, seed: u64, times: u32) {
     assert!(row.is_clean(), "scenario {name}, seed {seed}: see above");
     assert!(row.skipped.is_some() || row.injected >= u64::from(times), "scenario {name} injected too little");
     assert!(row.skipped.is_some() || row.files > 0, "scenario {name} sent nothing");
+}
+
+/// How long a fault lasts: nothing is waited for, the world goes on meanwhile.
+fn last(length: Duration) {
+    std::thread::sleep(length);
 }
