@@ -6,6 +6,7 @@
 //! What must never happen here: knowledge of Kafka, of the wire format, or of what the body does with a file.
 
 mod build_info;
+mod clock;
 mod license_watch;
 mod log;
 mod process;
@@ -16,6 +17,7 @@ pub mod status;
 mod text;
 
 pub use build_info::{Build, host_name};
+pub use clock::{Clock, SetClock};
 pub use license_watch::{LicenseView, LicenseWatch, Verdict};
 pub use log::{EscapedName, Throttle, escape_name};
 pub use process::{Context, Exit, Shutdown, Stop};

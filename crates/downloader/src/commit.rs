@@ -7,20 +7,22 @@
 //! What must never happen here: a rename whose intent is not in the ledger; an intent whose content is not behind a
 //! barrier; going on after a failed barrier as if a second one could be believed.
 
+use crate::disk::{Disk, Offsets, PartialFile, Touched};
 use crate::landing;
 use crate::merge::{Batch, Closing, Completed, Ending, Published};
 use crate::shared::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, Failure, Shared};
 use crate::store::{Delivered, Intent, Store, partial_name};
 use crate::task::attributes;
 use daemon::escape_name;
-use fsio::{Collision, Partial, Touched};
+use fsio::{Collision, PartialStore};
 use kafka::{ConsumerSet, Position};
+use mutation::Mutation;
 use protocol::{Header, TransferId};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{error, info, warn};
 
 /// From so many files on, one flush of the filesystem is cheaper than one per file (measured: 200 small files, five
@@ -45,36 +47,36 @@ pub struct Placement {
 }
 
 /// The committer of one run.
-pub struct Committer<'a> {
-    shared: &'a Shared,
+pub struct Committer<'a, D: Disk = PartialStore, O: Offsets = ConsumerSet> {
+    shared: &'a Shared<D>,
     store: &'a mut Store,
-    consumer: &'a ConsumerSet,
+    offsets: &'a O,
     placement: &'a Placement,
     honest_syncfs: bool,
     /// Became visible since the last transaction; recorded by the next.
     delivered: Vec<Delivered>,
     /// To be offered again, and when.
-    later: Vec<(Instant, TransferId)>,
-    last_full: Instant,
-    last_commit: Instant,
+    later: Vec<(Duration, TransferId)>,
+    last_full: Duration,
+    last_commit: Duration,
     committed: Vec<(i32, i64)>,
 }
 
-impl<'a> Committer<'a> {
+impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     /// A committer for a run that begins now.
     pub fn new(
-        shared: &'a Shared,
+        shared: &'a Shared<D>,
         store: &'a mut Store,
-        consumer: &'a ConsumerSet,
+        offsets: &'a O,
         placement: &'a Placement,
         delivered: Vec<Delivered>,
-    ) -> Committer<'a> {
-        let honest_syncfs = shared.slots.store().output().syncfs_is_a_barrier();
-        let now = Instant::now();
+    ) -> Self {
+        let honest_syncfs = shared.slots.store().syncfs_is_a_barrier();
+        let now = shared.clock.now();
         Committer {
             shared,
             store,
-            consumer,
+            offsets,
             placement,
             honest_syncfs,
             delivered,
@@ -89,15 +91,24 @@ impl<'a> Committer<'a> {
     pub fn run(mut self) -> Self {
         while !self.shared.stopping() {
             self.wait();
-            self.offer_later_ones();
-            let dirty = self.shared.dirty_bytes.load(Ordering::Relaxed);
-            let full = dirty >= CHECKPOINT_BYTES || self.last_full.elapsed() >= CHECKPOINT_INTERVAL;
-            if let Err(failure) = self.commit(full) {
-                self.shared.fail(failure);
-            }
-            self.commit_to_kafka(false);
+            self.turn();
         }
         self
+    }
+
+    /// One commit of what is there, and a full one when that is due.
+    pub fn turn(&mut self) {
+        self.offer_later_ones();
+        let dirty = self.shared.dirty_bytes.load(Ordering::Relaxed);
+        let full = dirty >= CHECKPOINT_BYTES || self.since(self.last_full) >= CHECKPOINT_INTERVAL;
+        if let Err(failure) = self.commit(full) {
+            self.shared.fail(failure);
+        }
+        self.commit_to_kafka(false);
+    }
+
+    fn since(&self, then: Duration) -> Duration {
+        self.shared.clock.now().saturating_sub(then)
     }
 
     /// After the readers ended: everything that was written becomes durable, so that nothing is read again; not when
@@ -120,7 +131,7 @@ impl<'a> Committer<'a> {
         if merger.complete_waiting() > 0 || self.shared.stopping() {
             return;
         }
-        let until_full = CHECKPOINT_INTERVAL.saturating_sub(self.last_full.elapsed());
+        let until_full = CHECKPOINT_INTERVAL.saturating_sub(self.since(self.last_full));
         let timeout =
             if merger.has_changes() { until_full.min(Duration::from_secs(1)) } else { CHECKPOINT_INTERVAL };
         // A wake-up without cause only makes a small batch.
@@ -128,7 +139,7 @@ impl<'a> Committer<'a> {
     }
 
     fn offer_later_ones(&mut self) {
-        let now = Instant::now();
+        let now = self.shared.clock.now();
         let due: Vec<TransferId> =
             self.later.iter().filter(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
         self.later.retain(|(at, _)| *at > now);
@@ -141,7 +152,7 @@ impl<'a> Committer<'a> {
         let replaced = if full { self.shared.slots.take_replaced() } else { Vec::new() };
         let mut batch = self.shared.merger().take_batch(full);
         if full {
-            self.last_full = Instant::now();
+            self.last_full = self.shared.clock.now();
             self.shared.dirty_bytes.store(0, Ordering::Relaxed);
         }
         if batch.is_empty() && self.delivered.is_empty() && replaced.is_empty() {
@@ -154,13 +165,23 @@ impl<'a> Committer<'a> {
             }
         };
         self.finish_files(&mut batch).map_err(disk("finishing files"))?;
-        self.content_barrier(&batch).map_err(disk("flushing file content"))?;
+        if !mutation::is(Mutation::LedgerBeforeBarrier) {
+            self.content_barrier(&batch).map_err(disk("flushing file content"))?;
+        }
         let intents = self.intents(&mut batch);
+        if mutation::is(Mutation::RenameBeforeIntent) {
+            self.publish_all(&batch, intents.clone())?;
+        }
         self.store.record(&batch, &intents, &self.delivered).map_err(Failure::Ledger)?;
+        if mutation::is(Mutation::LedgerBeforeBarrier) {
+            self.content_barrier(&batch).map_err(disk("flushing file content"))?;
+        }
         self.delivered.clear();
         self.shared.merger().recorded(&batch);
         self.remove_partials(&batch, replaced).map_err(disk("removing partials"))?;
-        self.publish_all(&batch, intents)?;
+        if !mutation::is(Mutation::RenameBeforeIntent) {
+            self.publish_all(&batch, intents)?;
+        }
         self.shared.merger().closed(&batch.closing);
         batch.closing.iter().for_each(say_ending);
         self.shared.room.notify_all();
@@ -187,11 +208,21 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    fn partial_of(&self, header: &Header) -> io::Result<Arc<Partial>> {
+    fn partial_of(&self, header: &Header) -> io::Result<Arc<D::Partial>> {
         self.shared.slots.existing(header.transfer, header.attempt)
     }
 
     fn content_barrier(&self, batch: &Batch) -> io::Result<()> {
+        if mutation::is(Mutation::ContentBarrierDropped) {
+            return Ok(());
+        }
+        match self.content_behind_barrier(batch) {
+            Err(_) if mutation::is(Mutation::FailedBarrierRetried) => self.content_behind_barrier(batch),
+            other => other,
+        }
+    }
+
+    fn content_behind_barrier(&self, batch: &Batch) -> io::Result<()> {
         let finished = batch.completed.iter().filter(|file| !file.durable);
         let finished: Vec<&Header> = finished.map(|file| &file.header).collect();
         let written = batch.transfers.iter().filter(|state| state.has_new_bytes);
@@ -203,15 +234,18 @@ impl<'a> Committer<'a> {
         if self.honest_syncfs && finished.len() + open.len() >= SYNCFS_FROM {
             let mut all = finished.iter().chain(&open);
             all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))?;
-            return store.output().syncfs();
+            return store.syncfs();
         }
         open.iter().try_for_each(|header| self.partial_of(header)?.fdatasync())?;
         finished.iter().try_for_each(|header| self.partial_of(header)?.fsync())?;
-        store.partials().fsync()
+        if mutation::is(Mutation::PartialNamesBarrierDropped) {
+            return Ok(());
+        }
+        store.sync_partials()
     }
 
     /// The digest of a finished partial; given up, as in a crash, when the run ends meanwhile.
-    fn read_back(&self, partial: &Partial, size: u64) -> io::Result<protocol::Digest> {
+    fn read_back(&self, partial: &D::Partial, size: u64) -> io::Result<protocol::Digest> {
         let mut hasher = protocol::blake3::Hasher::new();
         let mut buffer = vec![0; READ_BACK_BYTES];
         let mut at = 0;
@@ -230,7 +264,7 @@ impl<'a> Committer<'a> {
     }
 
     fn intents(&self, batch: &mut Batch) -> Vec<Intent> {
-        let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+        let date = self.shared.clock.wall().strftime("%Y-%m-%d").to_string();
         let mut intents = Vec::with_capacity(batch.completed.len());
         for file in &batch.completed {
             let Completed { header, digest, .. } = file;
@@ -258,7 +292,7 @@ impl<'a> Committer<'a> {
     }
 
     fn publish_all(&mut self, batch: &Batch, intents: Vec<Intent>) -> Result<(), Failure> {
-        let mut touched = Touched::new();
+        let mut touched = Touched::<D>::new();
         let mut ended: Vec<(Intent, Published)> = Vec::with_capacity(intents.len());
         let mut visible = Vec::new();
         for intent in intents {
@@ -268,10 +302,10 @@ impl<'a> Committer<'a> {
                 Outcome::Later => ended.push((intent, Published::Later)),
             }
         }
-        barrier_of_names(self.shared, self.honest_syncfs, touched)
+        barrier_of_names(self.shared, self.honest_syncfs, &touched)
             .map_err(|error| Failure::Disk("making names durable".to_owned(), error))?;
         let now_ms = self.shared.now_ms();
-        let at = jiff::Timestamp::now().to_string();
+        let at = self.shared.clock.wall().to_string();
         let began: HashMap<TransferId, u64> =
             batch.completed.iter().map(|file| (file.header.transfer, file.first_ms)).collect();
         for (intent, path) in visible {
@@ -288,7 +322,7 @@ impl<'a> Committer<'a> {
                 // Its content is durable: no descriptor is needed to publish it.
                 Published::Later => {
                     self.shared.slots.forget(id);
-                    self.later.push((Instant::now() + LATER, id));
+                    self.later.push((self.shared.clock.now() + LATER, id));
                 }
                 _ => {
                     self.shared.slots.forget(id);
@@ -300,12 +334,12 @@ impl<'a> Committer<'a> {
     }
 
     fn commit_to_kafka(&mut self, last: bool) {
-        if !last && self.last_commit.elapsed() < self.placement.commit_interval {
+        if !last && self.since(self.last_commit) < self.placement.commit_interval {
             return;
         }
         let settled = self.shared.merger().settled();
         // The group's offsets expire some days after the last commit, even when nothing changes.
-        if settled == self.committed && self.last_commit.elapsed() < COMMIT_AGAIN {
+        if settled == self.committed && self.since(self.last_commit) < COMMIT_AGAIN {
             return;
         }
         if settled == self.committed {
@@ -315,12 +349,11 @@ impl<'a> Committer<'a> {
         let positions: Vec<Position> =
             changed.map(|&(partition, offset)| Position { partition, offset }).collect();
         if last {
-            // The ledger is the truth; an offset that is not committed now only shows an older lag.
-            let _ = self.consumer.commit_sync(&positions, Duration::from_secs(2));
+            self.offsets.commit_last(&positions, Duration::from_secs(2));
         } else {
-            self.consumer.commit(&positions);
+            self.offsets.commit(&positions);
         }
-        self.last_commit = Instant::now();
+        self.last_commit = self.shared.clock.now();
         self.committed = settled;
     }
 }
@@ -337,11 +370,11 @@ pub enum Outcome {
 
 /// The rename of one file, with its errors sorted: a full or failing disk ends the run, a name that cannot be ends the
 /// file, the rest is tried again.
-pub fn publish(
-    shared: &Shared,
+pub fn publish<D: Disk>(
+    shared: &Shared<D>,
     placement: &Placement,
     intent: &Intent,
-    touched: &mut Touched,
+    touched: &mut Touched<D>,
 ) -> Result<Outcome, Failure> {
     let header = &intent.header;
     let partial = partial_name(header.transfer, header.attempt);
@@ -351,15 +384,7 @@ pub fn publish(
         id.sequence = id.sequence.wrapping_add(u64::from(number) << 40);
         id.short()
     };
-    let renamed = fsio::publish(
-        store.partials(),
-        partial.as_bytes(),
-        store.output(),
-        &intent.destination,
-        placement.collision,
-        &tag,
-        touched,
-    );
+    let renamed = store.publish(&partial, &intent.destination, placement.collision, &tag, touched);
     let (name, place) = (escape_name(header.file.path.as_bytes()), escape_name(&intent.destination));
     match renamed {
         Ok(fsio::Published::As(path)) => Ok(Outcome::Visible(path)),
@@ -386,7 +411,12 @@ pub fn publish(
     }
 }
 
-fn sort_publication_error(shared: &Shared, error: &io::Error, name: &str, place: &str) -> Option<Outcome> {
+fn sort_publication_error<D: Disk>(
+    shared: &Shared<D>,
+    error: &io::Error,
+    name: &str,
+    place: &str,
+) -> Option<Outcome> {
     use io::ErrorKind::{CrossesDevices, InvalidFilename, InvalidInput};
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let is_io_error = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
@@ -407,16 +437,20 @@ fn sort_publication_error(shared: &Shared, error: &io::Error, name: &str, place:
 }
 
 /// Makes the renames durable: the folders they went to, and the one they came from.
-pub fn barrier_of_names(shared: &Shared, honest_syncfs: bool, touched: Touched) -> io::Result<()> {
-    if touched.is_empty() {
+pub fn barrier_of_names<D: Disk>(
+    shared: &Shared<D>,
+    honest_syncfs: bool,
+    touched: &Touched<D>,
+) -> io::Result<()> {
+    if touched.is_empty() || mutation::is(Mutation::NameBarrierDropped) {
         return Ok(());
     }
     let store = shared.slots.store();
     if honest_syncfs && touched.len() >= SYNCFS_FROM {
-        return store.output().syncfs();
+        return store.syncfs();
     }
-    touched.values().try_for_each(fsio::Dir::fsync)?;
-    store.partials().fsync()
+    touched.values().try_for_each(|folder| store.sync_folder(folder))?;
+    store.sync_partials()
 }
 
 /// The line people look for.

@@ -6,6 +6,7 @@
 
 mod broker;
 mod commit;
+mod disk;
 mod landing;
 pub mod merge;
 mod pipeline;
@@ -14,6 +15,7 @@ mod recover;
 mod report;
 mod service;
 mod shared;
+pub mod simulation;
 mod slots;
 pub mod store;
 mod task;

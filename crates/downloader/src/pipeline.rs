@@ -8,13 +8,12 @@ use crate::broker::Broker;
 use crate::commit::{Committer, Placement};
 use crate::merge::{Limits, Lost, Merger};
 use crate::positions::{Decision, Known, decide};
-use crate::recover;
+use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
 use crate::shared::{Failure, Shared};
-use crate::slots::Slots;
 use crate::store::Store;
 use crate::task;
-use daemon::{Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
+use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
 use std::sync::Arc;
@@ -69,40 +68,33 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
     let Some(topic) = environment.broker.wait_for(shutdown, look_up) else { return Ok(Ended::Done) };
     notice_new_topic(&topic, store).map_err(ledger_stop)?;
     let output = &environment.settings.output;
-    let disk = |error| Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error));
-    let slots = match PartialStore::open(output) {
-        Ok(partials) => Slots::new(partials, environment.settings.disk_reserve),
-        Err(error) => return Ok(disk(error)),
-    };
-    let mut saved = store.load().map_err(ledger_stop)?;
-    let partials = match recover::adopt_partials(&slots, &mut saved) {
+    let partials = match PartialStore::open(output) {
         Ok(partials) => partials,
-        Err(error) => return Ok(disk(error)),
+        Err(error) => {
+            return Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));
+        }
     };
-    let begun = store.began_at_the_beginning().map_err(ledger_stop)?;
-    let Some(mut decisions) = positions(environment, &topic, &saved.staged, begun.is_some()) else {
-        return Ok(Ended::Done);
-    };
-    say_positions(&decisions);
-    for (partition, first) in partials.missing.iter().flat_map(|(_, firsts)| firsts) {
-        let lower = |d: &mut Decision| d.offset = d.offset.min((*first).max(d.low));
-        decisions.iter_mut().filter(|decision| decision.partition == *partition).for_each(lower);
-    }
-    let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
-    let from_the_beginning = begun.unwrap_or_else(|| starts.iter().all(|(_, offset)| *offset == 0));
-    // First the lower positions, then the forgetting: a crash between them finds the partials missing again.
-    store.begin(&starts, from_the_beginning).map_err(ledger_stop)?;
-    partials.missing.iter().try_for_each(|(id, _)| store.forget_transfer(*id)).map_err(ledger_stop)?;
     let multi = environment.context.license.multi_partition();
-    let mut merger = Merger::new(limits(environment.settings, multi), &starts, from_the_beginning);
-    let intents = std::mem::take(&mut saved.intents);
-    recover::restore(&mut merger, &mut saved);
-    say_waiting(&merger, &decisions);
-    let shared = Arc::new(Shared::new(merger, slots, environment.report.undecodable()));
-    let delivered = match recover::finish_intents(&shared, environment.placement, intents) {
-        Ok(delivered) => delivered,
+    let terms = Terms {
+        reserve: environment.settings.disk_reserve,
+        limits: limits(environment.settings, multi),
+        placement: environment.placement,
+        undecodable: environment.report.undecodable(),
+        clock: Clock::system(),
+    };
+    let begun = recover::begin(partials, store, terms, |staged, has_ledger| {
+        let decisions = positions(environment, &topic, staged, has_ledger);
+        decisions.iter().for_each(|decisions| say_positions(decisions));
+        decisions
+    });
+    let Begun { shared, delivered, decisions } = match begun {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return Ok(Ended::Done),
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
+    say_waiting(&shared.merger(), &decisions);
+    let shared = Arc::new(shared);
+    let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
     let consumer = start_consumer(environment, &topic, &starts, multi)?;
     drive(environment, store, &shared, (topic, multi), consumer, delivered)
 }

@@ -4,24 +4,80 @@
 //! renamed; an intent whose partial is gone was; chunks count only if the ledger has them.
 
 use crate::commit::{Outcome, Placement, barrier_of_names, publish, say_delivered};
-use crate::merge::Merger;
+use crate::disk::{Disk, Touched};
+use crate::merge::{Limits, Merger};
+use crate::positions::Decision;
 use crate::shared::{Failure, Shared};
 use crate::slots::Slots;
-use crate::store::{Delivered, Intent, Saved, partial_name};
-use daemon::escape_name;
-use fsio::Touched;
+use crate::store::{Delivered, Intent, Saved, Store, partial_name};
+use daemon::status::metric::Counter;
+use daemon::{Clock, DiskReserve, escape_name};
+use fsio::PartialStore;
+use mutation::Mutation;
 use std::collections::HashSet;
 use std::io;
 use tracing::{info, warn};
 
-/// What the ledger's transfers need from the disk before the merge can have them.
-pub struct Partials {
-    /// Transfers whose partial is gone: they are forgotten and read again from these offsets.
-    pub missing: Vec<(protocol::TransferId, Vec<(i32, i64)>)>,
+/// What a run begins under.
+pub struct Terms<'a> {
+    /// Disk space that is left alone.
+    pub reserve: DiskReserve,
+    /// What the operator allows.
+    pub limits: Limits,
+    /// How files are put into the output.
+    pub placement: &'a Placement,
+    /// Counts what cannot be decoded.
+    pub undecodable: Counter,
+    /// The time.
+    pub clock: Clock,
 }
 
+/// A run that can go on.
+pub struct Begun<D: Disk = PartialStore> {
+    /// What its tasks share.
+    pub shared: Shared<D>,
+    /// Became visible at the start; to be recorded.
+    pub delivered: Vec<Delivered>,
+    /// Where the partitions are read from.
+    pub decisions: Vec<Decision>,
+}
+
+/// Takes up what the ledger and the disk have. `positions` decides where reading begins, from the staged watermarks and
+/// from whether the ledger knows an earlier start; `None` when the daemon is to end before it could.
+pub fn begin<D: Disk>(
+    disk: D,
+    store: &mut Store,
+    terms: Terms<'_>,
+    positions: impl FnOnce(&[(i32, i64)], bool) -> Option<Vec<Decision>>,
+) -> Result<Option<Begun<D>>, Failure> {
+    let slots = Slots::new(disk, terms.reserve);
+    let mut saved = store.load().map_err(Failure::Ledger)?;
+    let missing = adopt_partials(&slots, &mut saved)
+        .map_err(|error| Failure::Disk("taking up partial files".to_owned(), error))?;
+    let begun = store.began_at_the_beginning().map_err(Failure::Ledger)?;
+    let Some(mut decisions) = positions(&saved.staged, begun.is_some()) else { return Ok(None) };
+    for (partition, first) in missing.iter().flat_map(|(_, firsts)| firsts) {
+        let lower = |d: &mut Decision| d.offset = d.offset.min((*first).max(d.low));
+        decisions.iter_mut().filter(|decision| decision.partition == *partition).for_each(lower);
+    }
+    let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
+    let from_the_beginning = begun.unwrap_or_else(|| starts.iter().all(|(_, offset)| *offset == 0));
+    // First the lower positions, then the forgetting: a crash between them finds the partials missing again.
+    store.begin(&starts, from_the_beginning).map_err(Failure::Ledger)?;
+    missing.iter().try_for_each(|(id, _)| store.forget_transfer(*id)).map_err(Failure::Ledger)?;
+    let mut merger = Merger::new(terms.limits, &starts, from_the_beginning);
+    let intents = std::mem::take(&mut saved.intents);
+    restore(&mut merger, &mut saved);
+    let shared = Shared::new(merger, slots, terms.undecodable, terms.clock);
+    let delivered = finish_intents(&shared, terms.placement, intents)?;
+    Ok(Some(Begun { shared, delivered, decisions }))
+}
+
+/// Transfers whose partial is gone, with their first offsets: they are forgotten and read again from there.
+type Missing = Vec<(protocol::TransferId, Vec<(i32, i64)>)>;
+
 /// Takes up the partials of open transfers and removes those that nobody knows.
-pub fn adopt_partials(slots: &Slots, saved: &mut Saved) -> io::Result<Partials> {
+fn adopt_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Missing> {
     let mut missing = Vec::new();
     let mut known: HashSet<String> = HashSet::new();
     for transfer in std::mem::take(&mut saved.transfers) {
@@ -46,14 +102,16 @@ pub fn adopt_partials(slots: &Slots, saved: &mut Saved) -> io::Result<Partials> 
     for (id, _) in &missing {
         warn!("the partial of transfer {id} is gone from .streamsend/partial; its records are read again");
     }
-    Ok(Partials { missing })
+    Ok(missing)
 }
 
 /// Gives the merge what the ledger remembers.
-pub fn restore(merger: &mut Merger, saved: &mut Saved) {
+fn restore(merger: &mut Merger, saved: &mut Saved) {
     for stream in saved.streams.drain(..) {
         let known = (stream.checked, stream.closed_below);
-        merger.restore_stream(stream.key, stream.uploader, known, &stream.closed);
+        let forgotten = mutation::is(Mutation::ClosedForgotten);
+        let closed = if forgotten { &[][..] } else { &stream.closed };
+        merger.restore_stream(stream.key, stream.uploader, known, closed);
     }
     saved.endings.drain(..).for_each(|id| merger.close(id));
     let resumed = saved.transfers.len();
@@ -64,18 +122,22 @@ pub fn restore(merger: &mut Merger, saved: &mut Saved) {
 }
 
 /// Finishes publications that were begun. Gives what became visible, for the ledger's history.
-pub fn finish_intents(
-    shared: &Shared,
+fn finish_intents<D: Disk>(
+    shared: &Shared<D>,
     placement: &Placement,
     intents: Vec<Intent>,
 ) -> Result<Vec<Delivered>, Failure> {
     let disk = |error| Failure::Disk("finishing publications".to_owned(), error);
-    let mut touched = Touched::new();
+    let mut touched = Touched::<D>::new();
     let mut visible = Vec::new();
-    let at = jiff::Timestamp::now().to_string();
+    let at = shared.clock.wall().to_string();
     for intent in intents {
         let name = partial_name(intent.header.transfer, intent.header.attempt);
-        if !shared.slots.store().exists(&name).map_err(disk)? {
+        let there = shared.slots.store().exists(&name).map_err(disk)?;
+        if !there && mutation::is(Mutation::MissingPartialUndelivered) {
+            continue;
+        }
+        if !there || mutation::is(Mutation::PresentPartialDelivered) {
             // The rename is the commit, and it happened.
             let file = escape_name(intent.header.file.path.as_bytes());
             info!("{file}: was delivered before the last end of this daemon");
@@ -88,10 +150,12 @@ pub fn finish_intents(
             Outcome::Later => shared.merger().reopen_complete(intent.header, intent.digest, &intent.firsts),
         }
     }
-    // Also proves that the output's journal takes commits: an absent partial above is then durable as well.
-    shared.slots.store().partials().fsync().map_err(disk)?;
-    let honest = shared.slots.store().output().syncfs_is_a_barrier();
-    barrier_of_names(shared, honest, touched).map_err(disk)?;
+    if !mutation::is(Mutation::RecoveryBarrierDropped) {
+        // Also proves that the output's journal takes commits: an absent partial above is then durable as well.
+        shared.slots.store().sync_partials().map_err(disk)?;
+        let honest = shared.slots.store().syncfs_is_a_barrier();
+        barrier_of_names(shared, honest, &touched).map_err(disk)?;
+    }
     Ok(visible
         .into_iter()
         .map(|(intent, path)| {

@@ -2,13 +2,15 @@
 //!
 //! What must never happen here: input or output while the merge is locked.
 
+use crate::disk::Disk;
 use crate::merge::Merger;
 use crate::slots::Slots;
-use daemon::Throttle;
 use daemon::status::metric::Counter;
+use daemon::{Clock, Throttle};
+use fsio::PartialStore;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Finished files that may wait for the committer or be in its hands; readers wait above it. Bounds memory (about 1 KiB
 /// each) and what one commit takes.
@@ -44,14 +46,14 @@ pub struct Tallies {
 
 /// Shared by the partition tasks, the committer and the housekeeping.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Shared<D: Disk = PartialStore> {
     merger: Mutex<Merger>,
     /// Wakes the committer.
     pub work: Condvar,
     /// Wakes readers that wait for the committer.
     pub room: Condvar,
     /// The partials.
-    pub slots: Slots,
+    pub slots: Slots<D>,
     /// Bytes written since the last checkpoint.
     pub dirty_bytes: AtomicU64,
     /// See [`Tallies`].
@@ -62,12 +64,13 @@ pub struct Shared {
     pub paused: AtomicU64,
     stop: AtomicBool,
     failure: Mutex<Option<Failure>>,
-    began: Instant,
+    /// The time; the forward clock counts from the beginning of the run.
+    pub clock: Clock,
 }
 
-impl Shared {
+impl<D: Disk> Shared<D> {
     /// A run that begins now.
-    pub fn new(merger: Merger, slots: Slots, undecodable: Counter) -> Shared {
+    pub fn new(merger: Merger, slots: Slots<D>, undecodable: Counter, clock: Clock) -> Shared<D> {
         Shared {
             merger: Mutex::new(merger),
             work: Condvar::new(),
@@ -79,7 +82,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
-            began: Instant::now(),
+            clock,
         }
     }
 
@@ -90,7 +93,7 @@ impl Shared {
 
     /// Milliseconds since the run began.
     pub fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        self.clock.now().as_millis() as u64
     }
 
     /// Ends the run; the first reason counts.

@@ -2,9 +2,10 @@
 //!
 //! What must never happen here: two attempts of a file in one partial, or a partial made although the disk has no room.
 
+use crate::disk::{Disk, PartialFile};
 use crate::store::partial_name;
 use daemon::DiskReserve;
-use fsio::{Partial, PartialStore, Space};
+use fsio::{PartialStore, Space};
 use protocol::{Attempt, TransferId};
 use std::collections::HashMap;
 use std::io;
@@ -12,20 +13,20 @@ use std::sync::{Arc, Mutex};
 
 /// A partial of one attempt; the first to need it makes it.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Slot<P = fsio::Partial> {
     /// Its name in the work folder.
     pub name: String,
-    file: Mutex<File>,
+    file: Mutex<File<P>>,
 }
 
 /// Where a slot's partial stands.
 #[derive(Debug)]
-enum File {
+enum File<P> {
     /// Not made yet.
     None,
     /// On disk, with bytes that count, and not open.
     Parked,
-    Open(Arc<Partial>),
+    Open(Arc<P>),
 }
 
 /// Why a chunk cannot be written now.
@@ -49,33 +50,35 @@ pub enum SlotError {
     Io(io::Error),
 }
 
+type Map<D> = HashMap<TransferId, (Attempt, Arc<Slot<<D as Disk>::Partial>>)>;
+
 /// All partials of open transfers.
 #[derive(Debug)]
-pub struct Slots {
-    store: PartialStore,
+pub struct Slots<D: Disk = PartialStore> {
+    store: D,
     reserve: DiskReserve,
-    map: Mutex<HashMap<TransferId, (Attempt, Arc<Slot>)>>,
+    map: Mutex<Map<D>>,
     /// Partials of attempts that were replaced; removed once the ledger knows the new attempt.
     replaced: Mutex<Vec<String>>,
     /// Held while room is looked for and set aside, so that two large files do not take the same room.
     placing: Mutex<()>,
 }
 
-impl Slots {
+impl<D: Disk> Slots<D> {
     /// No partial is open yet.
-    pub fn new(store: PartialStore, reserve: DiskReserve) -> Slots {
+    pub fn new(store: D, reserve: DiskReserve) -> Slots<D> {
         let (map, replaced, placing) = (Mutex::default(), Mutex::default(), Mutex::default());
         Slots { store, reserve, map, replaced, placing }
     }
 
     /// The work folder.
-    pub fn store(&self) -> &PartialStore {
+    pub fn store(&self) -> &D {
         &self.store
     }
 
     /// The slot of a transfer's attempt; an older attempt's partial is left for removal. `None` when a newer attempt
     /// has taken its place meanwhile: a task that comes late must not touch that one's partial.
-    pub fn get(&self, id: TransferId, attempt: Attempt) -> Option<Arc<Slot>> {
+    pub fn get(&self, id: TransferId, attempt: Attempt) -> Option<Arc<Slot<D::Partial>>> {
         let mut map = crate::lock(&self.map);
         match map.get(&id) {
             Some((known, slot)) if *known == attempt => return Some(Arc::clone(slot)),
@@ -122,7 +125,7 @@ impl Slots {
     }
 
     /// The open partial, made with room for `size` bytes if it is not there yet.
-    pub fn open(&self, slot: &Slot, size: u64) -> Result<Arc<Partial>, SlotError> {
+    pub fn open(&self, slot: &Slot<D::Partial>, size: u64) -> Result<Arc<D::Partial>, SlotError> {
         let mut file = crate::lock(&slot.file);
         if let Some(partial) = self.opened_or_parked(slot, &mut file).map_err(SlotError::Io)? {
             return Ok(partial);
@@ -153,7 +156,7 @@ impl Slots {
     ///
     /// # Errors
     /// When there is none: its bytes could not be put behind a barrier.
-    pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Arc<Partial>> {
+    pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Arc<D::Partial>> {
         let slot = {
             let map = crate::lock(&self.map);
             let (_, slot) =
@@ -164,7 +167,11 @@ impl Slots {
         self.opened_or_parked(&slot, &mut file)?.ok_or_else(|| no_partial(id))
     }
 
-    fn opened_or_parked(&self, slot: &Slot, file: &mut File) -> io::Result<Option<Arc<Partial>>> {
+    fn opened_or_parked(
+        &self,
+        slot: &Slot<D::Partial>,
+        file: &mut File<D::Partial>,
+    ) -> io::Result<Option<Arc<D::Partial>>> {
         if let File::Parked = file {
             let gone = || io::Error::new(io::ErrorKind::NotFound, format!("partial {} is gone", slot.name));
             *file = File::Open(Arc::new(self.store.reopen(&slot.name)?.ok_or_else(gone)?));
@@ -176,7 +183,7 @@ impl Slots {
     }
 
     fn check_room(&self, size: u64) -> Result<(), SlotError> {
-        let space = Space::of(self.store.output()).map_err(SlotError::Io)?;
+        let space = self.store.space().map_err(SlotError::Io)?;
         let reserve = self.reserve_bytes(space);
         let most = space.total.saturating_sub(reserve);
         if size > most {
@@ -205,8 +212,8 @@ impl Slots {
         if !matches!(error.kind(), StorageFull | QuotaExceeded) {
             return SlotError::Io(error);
         }
-        let available = Space::of(self.store.output())
-            .map_or(0, |space| space.available.saturating_sub(self.reserve_bytes(space)));
+        let available =
+            self.store.space().map_or(0, |space| space.available.saturating_sub(self.reserve_bytes(space)));
         SlotError::Full { available, required: size }
     }
 }

@@ -3,13 +3,15 @@
 //! What must never happen here: keeping a record beyond its turn (it pins the whole answer it came in), or passing a
 //! partition over a record whose payload is not written.
 
+use crate::disk::{Disk, PartialFile};
 use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
 use crate::slots::SlotError;
 use daemon::{CHUNK_TARGET, bytes_text, escape_name};
 use fsio::FileAttributes;
 use kafka::{Polled, Reader};
-use protocol::{Body, Header, Record};
+use mutation::Mutation;
+use protocol::{Body, Header, Record, Subtree};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -22,7 +24,7 @@ const SPACE_WAIT: Duration = Duration::from_secs(1);
 /// What became of a payload.
 enum Written {
     Yes,
-    /// The file is not wanted any more, or the run ends.
+    /// The file is not wanted any more.
     No,
 }
 
@@ -57,83 +59,228 @@ pub fn run(mut reader: Reader, shared: &Shared) {
 }
 
 fn handle(shared: &Shared, place: Place, value: &[u8]) {
-    let now_ms = shared.now_ms();
-    shared.tallies.last_record_ms.store(now_ms, Ordering::Relaxed);
+    let Some(taken) = take_in(shared, place, value) else { return };
+    let mut handling = Handling::new(place);
+    loop {
+        match handling.turn(shared, &taken) {
+            Turn::Done => return,
+            Turn::Next => {}
+            Turn::Wait(timeout) => {
+                shared.wait_for_room(timeout);
+                if shared.stopping() {
+                    return handling.give_up(shared);
+                }
+            }
+        }
+    }
+}
+
+/// A record that is one of ours and undamaged.
+pub struct TakenIn<'v> {
+    record: Record<'v>,
+    subtrees: Vec<Subtree>,
+}
+
+/// Looks at a record; `None` when it is passed over.
+pub fn take_in<'v, D: Disk>(shared: &Shared<D>, place: Place, value: &'v [u8]) -> Option<TakenIn<'v>> {
+    shared.tallies.last_record_ms.store(shared.now_ms(), Ordering::Relaxed);
     let record = match protocol::decode(value) {
         Ok(record) => record,
-        Err(why) => return pass_over(shared, place, &why.to_string()),
+        Err(why) => {
+            pass_over(shared, place, &why.to_string());
+            return None;
+        }
     };
     // Before the merge hears of it: damaged bytes must not open a file.
     let Some(subtrees) = record.verify() else {
-        return pass_over(shared, place, "the payload does not have its digest");
+        pass_over(shared, place, "the payload does not have its digest");
+        return None;
     };
-    let Some(verdict) = offer(shared, place, &record, now_ms) else { return };
-    let next = place.offset + 1;
-    match verdict {
-        Verdict::Write(ticket) => {
-            let payload = match &record.body {
-                Body::Whole { payload, .. } | Body::Chunk { payload, .. } => payload,
-                Body::End { .. } | Body::Abort => &[][..],
-            };
-            match write(shared, &ticket, &record, payload) {
-                Ok(Written::Yes) => {
-                    let mut merger = shared.merger();
-                    merger.written(&ticket, payload.len() as u64, &subtrees);
-                    merger.passed(place.partition, next);
-                    drop(merger);
-                    after_write(shared, &record, place, payload.len() as u64);
+    Some(TakenIn { record, subtrees })
+}
+
+/// What is to be done after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The record has been handled.
+    Done,
+    /// The next turn, at once.
+    Next,
+    /// The next turn when there is room, or after this time.
+    Wait(Duration),
+}
+
+/// One record in the hands of a task, step by step: other tasks and the committer may act between any two turns.
+#[derive(Debug)]
+pub struct Handling {
+    place: Place,
+    stage: Stage,
+    /// It waits for disk space.
+    waiting: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The merge is to be asked.
+    Offer,
+    /// The payload is to be written.
+    Write(Ticket),
+    /// It is written.
+    Report(Ticket),
+    /// Back-pressure: finished files wait for the committer.
+    Committer,
+}
+
+impl Handling {
+    /// The record at this place, of which nothing is done yet.
+    pub fn new(place: Place) -> Handling {
+        Handling { place, stage: Stage::Offer, waiting: false }
+    }
+
+    /// Does the next step.
+    pub fn turn<D: Disk>(&mut self, shared: &Shared<D>, taken: &TakenIn<'_>) -> Turn {
+        match std::mem::replace(&mut self.stage, Stage::Committer) {
+            Stage::Offer => self.offer(shared, taken),
+            Stage::Write(ticket) => self.write(shared, ticket, taken),
+            Stage::Report(ticket) => {
+                let bytes = payload(&taken.record).len() as u64;
+                let mut merger = shared.merger();
+                merger.written(&ticket, bytes, &taken.subtrees);
+                merger.passed(self.place.partition, self.place.offset + 1);
+                drop(merger);
+                after_write(shared, &taken.record, self.place, bytes);
+                Turn::Next
+            }
+            Stage::Committer if shared.merger().unfinished() >= COMPLETE_WAITING_MAX => Turn::Wait(POLL),
+            Stage::Committer => Turn::Done,
+        }
+    }
+
+    /// The run ends before the record is handled.
+    pub fn give_up<D: Disk>(mut self, shared: &Shared<D>) {
+        self.stop_waiting(shared);
+    }
+
+    fn passed<D: Disk>(&self, shared: &Shared<D>) {
+        shared.merger().passed(self.place.partition, self.place.offset + 1);
+    }
+
+    /// Asks the merge.
+    fn offer<D: Disk>(&mut self, shared: &Shared<D>, taken: &TakenIn<'_>) -> Turn {
+        let record = &taken.record;
+        let verdict = shared.merger().offer(self.place, record, shared.now_ms());
+        match verdict {
+            Verdict::Write(ticket) => {
+                if mutation::is(Mutation::PassedBeforeWritten) {
+                    self.passed(shared);
                 }
-                Ok(Written::No) if shared.stopping() => {}
-                Ok(Written::No) => {
-                    let mut merger = shared.merger();
-                    merger.not_written(&ticket);
-                    merger.passed(place.partition, next);
+                if mutation::is(Mutation::ChunkBeforeWritten) {
+                    shared.merger().written(&ticket, payload(record).len() as u64, &taken.subtrees);
                 }
-                Err(error) => shared.fail(Failure::Disk(format!("writing {}", name(&record.header)), error)),
+                self.stage = Stage::Write(ticket);
+            }
+            Verdict::Refuse(why) => {
+                self.passed(shared);
+                say_refused(shared, &record.header, why);
+                wake_committer_if_due(shared);
+            }
+            Verdict::Skip(why) => {
+                self.passed(shared);
+                say_skipped(shared, self.place, &record.header, why);
+            }
+            Verdict::Taken => {
+                self.passed(shared);
+                wake_committer_if_due(shared);
+            }
+            Verdict::Hold(why) => {
+                say_held(shared, self.place, why);
+                self.stage = Stage::Offer;
+                return Turn::Wait(POLL);
             }
         }
-        Verdict::Refuse(why) => {
-            shared.merger().passed(place.partition, next);
-            say_refused(shared, &record.header, why);
-            wake_committer_if_due(shared);
+        Turn::Next
+    }
+
+    fn write<D: Disk>(&mut self, shared: &Shared<D>, ticket: Ticket, taken: &TakenIn<'_>) -> Turn {
+        let record = &taken.record;
+        if self.waiting && !shared.merger().is_wanted(&ticket) {
+            return self.not_written(shared, &ticket);
         }
-        Verdict::Skip(why) => {
-            shared.merger().passed(place.partition, next);
-            say_skipped(shared, place, &record.header, why);
-        }
-        // `offer` waits until it is something else.
-        Verdict::Taken | Verdict::Hold(_) => {
-            shared.merger().passed(place.partition, next);
-            wake_committer_if_due(shared);
+        match write(shared, &ticket, record) {
+            Ok(Written::Yes) => {
+                if self.stop_waiting(shared) {
+                    info!("resumed: there is room for {}", name(&record.header));
+                }
+                self.stage = Stage::Report(ticket);
+                Turn::Next
+            }
+            Ok(Written::No) => self.not_written(shared, &ticket),
+            Err(SlotError::Io(error)) => {
+                self.stop_waiting(shared);
+                shared.fail(Failure::Disk(format!("writing {}", name(&record.header)), error));
+                Turn::Next
+            }
+            Err(error @ (SlotError::NeverFits { .. } | SlotError::TooLarge)) => {
+                let reason = match error {
+                    SlotError::NeverFits { most } => {
+                        format!("the filesystem of the output could hold {} at most", bytes_text(most))
+                    }
+                    _ => "above the largest file that the filesystem of the output knows".to_owned(),
+                };
+                error!("{}: refused: {} bytes, {reason}", name(&record.header), ticket.size);
+                shared.merger().refuse(ticket.id, reason);
+                self.not_written(shared, &ticket)
+            }
+            Err(SlotError::Full { available, required }) => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    shared.paused.fetch_add(1, Ordering::Relaxed);
+                }
+                if shared.throttle.allow("space").is_some() {
+                    let (available, required) = (bytes_text(available), bytes_text(required));
+                    warn!("paused: {available} available, {required} required for {}", name(&record.header));
+                }
+                self.stage = Stage::Write(ticket);
+                Turn::Wait(SPACE_WAIT)
+            }
         }
     }
-    wait_for_committer(shared);
-}
 
-/// Asks the merge, again and again while the record has to wait; `None` when the run ends first.
-fn offer(shared: &Shared, place: Place, record: &Record<'_>, now_ms: u64) -> Option<Verdict> {
-    loop {
-        let verdict = shared.merger().offer(place, record, now_ms);
-        let Verdict::Hold(why) = verdict else { return Some(verdict) };
-        if shared.throttle.allow((why, place.partition)).is_some() {
-            let why = match why {
-                Hold::OpenFiles => {
-                    "accept.open_files_max files are under way; other partitions finish some first"
-                }
-                Hold::Ranges => {
-                    "too many files are missing between delivered ones; other partitions fill in first"
-                }
-            };
-            warn!("P{:02}: waiting: {why}", place.partition);
-        }
-        shared.wait_for_room(POLL);
-        if shared.stopping() {
-            return None;
-        }
+    /// The file is not wanted any more.
+    fn not_written<D: Disk>(&mut self, shared: &Shared<D>, ticket: &Ticket) -> Turn {
+        self.stop_waiting(shared);
+        shared.merger().not_written(ticket);
+        self.passed(shared);
+        Turn::Next
+    }
+
+    /// True when nobody else waits for disk space either.
+    fn stop_waiting<D: Disk>(&mut self, shared: &Shared<D>) -> bool {
+        std::mem::take(&mut self.waiting) && shared.paused.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
-fn say_skipped(shared: &Shared, place: Place, header: &Header, why: Skip) {
+fn payload<'r>(record: &Record<'r>) -> &'r [u8] {
+    match &record.body {
+        Body::Whole { payload, .. } | Body::Chunk { payload, .. } => payload,
+        Body::End { .. } | Body::Abort => &[],
+    }
+}
+
+fn say_held<D: Disk>(shared: &Shared<D>, place: Place, why: Hold) {
+    if shared.throttle.allow((why, place.partition)).is_some() {
+        let why = match why {
+            Hold::OpenFiles => {
+                "accept.open_files_max files are under way; other partitions finish some first"
+            }
+            Hold::Ranges => {
+                "too many files are missing between delivered ones; other partitions fill in first"
+            }
+        };
+        warn!("P{:02}: waiting: {why}", place.partition);
+    }
+}
+
+fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: Skip) {
     let why_text = match why {
         Skip::Closed | Skip::Duplicate | Skip::StaleAttempt => return,
         Skip::Conflict => {
@@ -154,7 +301,7 @@ fn name(header: &Header) -> String {
     escape_name(header.file.path.as_bytes()).to_string()
 }
 
-fn pass_over(shared: &Shared, place: Place, why: &str) {
+fn pass_over<D: Disk>(shared: &Shared<D>, place: Place, why: &str) {
     shared.tallies.undecodable.inc();
     shared.merger().passed(place.partition, place.offset + 1);
     if let Some(more) = shared.throttle.allow(("undecodable", place.partition)) {
@@ -163,7 +310,7 @@ fn pass_over(shared: &Shared, place: Place, why: &str) {
     }
 }
 
-fn say_refused(shared: &Shared, header: &Header, why: Refusal) {
+fn say_refused<D: Disk>(shared: &Shared<D>, header: &Header, why: Refusal) {
     let (name, size) = (name(header), header.file.size);
     match why {
         Refusal::TooManyChunks => error!(
@@ -181,60 +328,23 @@ fn say_refused(shared: &Shared, header: &Header, why: Refusal) {
     }
 }
 
-fn write(shared: &Shared, ticket: &Ticket, record: &Record<'_>, payload: &[u8]) -> std::io::Result<Written> {
+fn write<D: Disk>(shared: &Shared<D>, ticket: &Ticket, record: &Record<'_>) -> Result<Written, SlotError> {
     let Some(slot) = shared.slots.get(ticket.id, ticket.attempt) else { return Ok(Written::No) };
-    let mut waiting = false;
-    let outcome = loop {
-        let tried = shared.slots.open(&slot, ticket.size).and_then(|partial| {
-            let write = || {
-                partial.write_at(ticket.at, payload)?;
-                if let Body::Whole { digest, .. } = &record.body {
-                    partial.finish(&attributes(&record.header, digest))?;
-                }
-                Ok(())
-            };
-            write().map_err(|error| shared.slots.sort(error, payload.len() as u64))
-        });
-        match tried {
-            Ok(()) => {
-                if let Body::Whole { .. } = &record.body {
-                    // All of it is written: thousands may wait for the committer, and need no descriptor for that.
-                    shared.slots.park(ticket.id);
-                }
-                break Ok(Written::Yes);
-            }
-            Err(SlotError::Io(error)) => break Err(error),
-            Err(error @ (SlotError::NeverFits { .. } | SlotError::TooLarge)) => {
-                let reason = match error {
-                    SlotError::NeverFits { most } => {
-                        format!("the filesystem of the output could hold {} at most", bytes_text(most))
-                    }
-                    _ => "above the largest file that the filesystem of the output knows".to_owned(),
-                };
-                error!("{}: refused: {} bytes, {reason}", name(&record.header), ticket.size);
-                shared.merger().refuse(ticket.id, reason);
-                break Ok(Written::No);
-            }
-            Err(SlotError::Full { available, required }) => {
-                if !waiting {
-                    shared.paused.fetch_add(1, Ordering::Relaxed);
-                    waiting = true;
-                }
-                if shared.throttle.allow("space").is_some() {
-                    let (available, required) = (bytes_text(available), bytes_text(required));
-                    warn!("paused: {available} available, {required} required for {}", name(&record.header));
-                }
-                shared.wait_for_room(SPACE_WAIT);
-                if shared.stopping() || !shared.merger().is_wanted(ticket) {
-                    break Ok(Written::No);
-                }
-            }
+    let partial = shared.slots.open(&slot, ticket.size)?;
+    let payload = payload(record);
+    let write = || {
+        partial.write_at(ticket.at, payload)?;
+        if let Body::Whole { digest, .. } = &record.body {
+            partial.finish(&attributes(&record.header, digest))?;
         }
+        Ok(())
     };
-    if waiting && shared.paused.fetch_sub(1, Ordering::Relaxed) == 1 && matches!(outcome, Ok(Written::Yes)) {
-        info!("resumed: there is room for {}", name(&record.header));
+    write().map_err(|error| shared.slots.sort(error, payload.len() as u64))?;
+    if let Body::Whole { .. } = &record.body {
+        // All of it is written: thousands may wait for the committer, and need no descriptor for that.
+        shared.slots.park(ticket.id);
     }
-    outcome
+    Ok(Written::Yes)
 }
 
 /// What a file shall look like once it is visible.
@@ -248,7 +358,7 @@ pub fn attributes(header: &Header, digest: &protocol::Digest) -> FileAttributes 
     }
 }
 
-fn after_write(shared: &Shared, record: &Record<'_>, place: Place, bytes: u64) {
+fn after_write<D: Disk>(shared: &Shared<D>, record: &Record<'_>, place: Place, bytes: u64) {
     shared.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
     if let Body::Chunk { index, .. } = &record.body {
         let count = record.header.chunk_count();
@@ -263,16 +373,9 @@ fn after_write(shared: &Shared, record: &Record<'_>, place: Place, bytes: u64) {
     wake_committer_if_due(shared);
 }
 
-fn wake_committer_if_due(shared: &Shared) {
+fn wake_committer_if_due<D: Disk>(shared: &Shared<D>) {
     let waiting = shared.merger().complete_waiting() > 0;
     if waiting || shared.dirty_bytes.load(Ordering::Relaxed) >= CHECKPOINT_BYTES {
         shared.work.notify_one();
-    }
-}
-
-/// Back-pressure: finished files hold descriptors until they are committed.
-fn wait_for_committer(shared: &Shared) {
-    while !shared.stopping() && shared.merger().unfinished() >= COMPLETE_WAITING_MAX {
-        shared.wait_for_room(POLL);
     }
 }

@@ -4,6 +4,7 @@
 //! only in a batch that takes everything; a batch of finished files alone moves none.
 
 use super::{Merger, Refusal, StreamKey};
+use mutation::Mutation;
 use protocol::{Digest, Header, Name, Subtree, TransferId};
 
 /// How a file that is not delivered ends.
@@ -160,6 +161,8 @@ impl Merger {
             transfer.dirty = false;
             transfer.dirty_bytes = 0;
         }
+        // The same state makes the same batch.
+        batch.transfers.sort_unstable_by_key(|state| state.header.transfer);
         for (&partition, state) in &self.partitions {
             if state.received > state.staged {
                 batch.staged.push((partition, state.received));
@@ -235,6 +238,9 @@ impl Merger {
     pub fn settled(&self) -> Vec<(i32, i64)> {
         let mut settled: std::collections::BTreeMap<i32, i64> =
             self.partitions.iter().map(|(&partition, state)| (partition, state.staged)).collect();
+        if mutation::is(Mutation::SettledIsStaged) {
+            return settled.into_iter().collect();
+        }
         for transfer in self.open.values().filter(|transfer| !transfer.stalled) {
             for (partition, first) in &transfer.firsts {
                 if let Some(offset) = settled.get_mut(partition) {

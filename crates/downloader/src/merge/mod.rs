@@ -21,6 +21,7 @@ pub use ranges::Change;
 pub use status::{Counts, PartitionView, TransferView};
 pub use transfer::Transfer;
 
+use mutation::Mutation;
 use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
 use ranges::RangeSet;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -358,6 +359,9 @@ impl Merger {
 
     fn check_against_open(&mut self, header: &Header, now_ms: u64) -> Result<(), Skip> {
         let Some(transfer) = self.open.get_mut(&header.transfer) else { return Ok(()) };
+        if mutation::is(Mutation::AttemptIgnored) {
+            return if transfer.complete { Err(Skip::Duplicate) } else { Ok(()) };
+        }
         if header.attempt < transfer.attempt() {
             return Err(Skip::StaleAttempt);
         }

@@ -1,0 +1,171 @@
+//! What the committer, the start and the partition tasks need of the output's disk and of the group's offsets, and no more.
+//!
+//! In the daemon that is `fsio` and librdkafka, without a detour: everything is generic over these two traits. The
+//! simulation puts a disk in their place that loses what no barrier stands behind. What must never happen here: a
+//! decision; whoever calls decides.
+
+use fsio::{Collision, FileAttributes, Partial, PartialStore, Published, Space};
+use kafka::{ConsumerSet, Position};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::time::Duration;
+
+/// Folders whose names changed since the last barrier.
+pub type Touched<D> = BTreeMap<(u64, u64), <D as Disk>::Folder>;
+
+/// The output folder with its work folder; see [`PartialStore`] and [`fsio::publish`].
+pub trait Disk: Debug + Send + Sync {
+    /// An open partial.
+    type Partial: PartialFile;
+    /// An open folder.
+    type Folder: Debug + Send;
+
+    /// [`PartialStore::create`].
+    fn create(&self, name: &str) -> io::Result<Self::Partial>;
+    /// [`PartialStore::reopen`].
+    fn reopen(&self, name: &str) -> io::Result<Option<Self::Partial>>;
+    /// [`PartialStore::remove`].
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// [`PartialStore::exists`].
+    fn exists(&self, name: &str) -> io::Result<bool>;
+    /// [`PartialStore::list`].
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes the names of the partials durable.
+    fn sync_partials(&self) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_folder(&self, folder: &Self::Folder) -> io::Result<()>;
+    /// Flushes the whole filesystem; an error is reported once.
+    fn syncfs(&self) -> io::Result<()>;
+    /// Whether [`Disk::syncfs`] is a barrier.
+    fn syncfs_is_a_barrier(&self) -> bool;
+    /// Room on the filesystem.
+    fn space(&self) -> io::Result<Space>;
+    /// [`fsio::publish`] of a partial into the output.
+    fn publish(
+        &self,
+        partial: &str,
+        destination: &[u8],
+        collision: Collision,
+        tag: &dyn Fn(u32) -> String,
+        touched: &mut Touched<Self>,
+    ) -> io::Result<Published>;
+}
+
+/// An open partial; see [`Partial`].
+pub trait PartialFile: Debug + Send + Sync {
+    /// [`Partial::reserve`].
+    fn reserve(&self, size: u64) -> io::Result<()>;
+    /// [`Partial::write_at`].
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// [`Partial::finish`].
+    fn finish(&self, attributes: &FileAttributes) -> io::Result<()>;
+    /// [`Partial::fdatasync`].
+    fn fdatasync(&self) -> io::Result<()>;
+    /// [`Partial::fsync`].
+    fn fsync(&self) -> io::Result<()>;
+    /// [`Partial::read_at`].
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Where settled offsets go; see [`ConsumerSet`].
+pub trait Offsets {
+    /// [`ConsumerSet::commit`].
+    fn commit(&self, positions: &[Position]);
+    /// [`ConsumerSet::commit_sync`]; whether it worked does not matter to the caller.
+    fn commit_last(&self, positions: &[Position], timeout: Duration);
+}
+
+impl Disk for PartialStore {
+    type Partial = Partial;
+    type Folder = fsio::Dir;
+
+    fn create(&self, name: &str) -> io::Result<Partial> {
+        PartialStore::create(self, name)
+    }
+
+    fn reopen(&self, name: &str) -> io::Result<Option<Partial>> {
+        PartialStore::reopen(self, name)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        PartialStore::remove(self, name)
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        PartialStore::exists(self, name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        PartialStore::list(self)
+    }
+
+    fn sync_partials(&self) -> io::Result<()> {
+        self.partials().fsync()
+    }
+
+    fn sync_folder(&self, folder: &fsio::Dir) -> io::Result<()> {
+        folder.fsync()
+    }
+
+    fn syncfs(&self) -> io::Result<()> {
+        self.output().syncfs()
+    }
+
+    fn syncfs_is_a_barrier(&self) -> bool {
+        self.output().syncfs_is_a_barrier()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Space::of(self.output())
+    }
+
+    fn publish(
+        &self,
+        partial: &str,
+        destination: &[u8],
+        collision: Collision,
+        tag: &dyn Fn(u32) -> String,
+        touched: &mut Touched<Self>,
+    ) -> io::Result<Published> {
+        let partial = partial.as_bytes();
+        fsio::publish(self.partials(), partial, self.output(), destination, collision, tag, touched)
+    }
+}
+
+impl PartialFile for Partial {
+    fn reserve(&self, size: u64) -> io::Result<()> {
+        Partial::reserve(self, size)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        Partial::write_at(self, offset, bytes)
+    }
+
+    fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {
+        Partial::finish(self, attributes)
+    }
+
+    fn fdatasync(&self) -> io::Result<()> {
+        Partial::fdatasync(self)
+    }
+
+    fn fsync(&self) -> io::Result<()> {
+        Partial::fsync(self)
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        Partial::read_at(self, offset, bytes)
+    }
+}
+
+impl Offsets for ConsumerSet {
+    fn commit(&self, positions: &[Position]) {
+        ConsumerSet::commit(self, positions);
+    }
+
+    fn commit_last(&self, positions: &[Position], timeout: Duration) {
+        // The ledger is the truth; an offset that is not committed now only shows an older lag.
+        let _ = self.commit_sync(positions, timeout);
+    }
+}
