@@ -1,11 +1,11 @@
 # The only entry point. `make demo` shows it working, `make test` checks everything; both fetch what they need.
 
 SHELL := /bin/sh
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo soak test lint build clean fmt tools kafka
+.PHONY: help demo soak test fuzz lint build clean fmt tools kafka
 
 help:
 	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
@@ -13,8 +13,9 @@ help:
 	@echo "make test    lint, then every test, the end-to-end tests against a real Kafka among them"
 	@echo "make soak    every fault, at random, for MINUTES=60; ends with the table of what was injected and what was lost"
 	@echo "             (ONLY=NAME,... TIMES=N runs these so often; FULL=1 each as often as docs/reliability.md wants; SEED=S)"
+	@echo "make fuzz    hostile bytes for everything that reads them, RUNS=10000000 inputs per target (TARGET=NAME for one)"
 	@echo "make lint    formatting, clippy, documentation, house rules"
-	@echo "make build   release binaries in $(TARGET)/release"
+	@echo "make build   release binaries in $(BUILD)/release"
 	@echo "make fmt     formats the sources"
 	@echo "make clean   removes everything that was built or fetched"
 
@@ -24,16 +25,19 @@ tools:
 # With a broker given there is nothing to fetch.
 demo: tools $(if $(BOOTSTRAP),,kafka)
 	$(CARGO) build --release --locked --package streamsend --package testkit --bins
-	@exec $(TARGET)/release/streamsend-demo
+	@exec $(BUILD)/release/streamsend-demo
 
 soak: tools kafka
 	$(CARGO) build --release --locked --package streamsend --package testkit --bins
-	@exec $(TARGET)/release/streamsend-soak --minutes $(or $(MINUTES),60) $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times $(TIMES)) \
+	@exec $(BUILD)/release/streamsend-soak --minutes $(or $(MINUTES),60) $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times $(TIMES)) \
 		$(if $(FULL),--full) $(if $(SEED),--seed $(SEED))
 
 test: tools kafka lint
 	$(CARGO) build --locked --bins
 	$(CARGO) test --workspace --locked
+
+fuzz: tools
+	@scripts/fuzz $(or $(RUNS),10000000) $(TARGET)
 
 lint: tools
 	$(CARGO) fmt --all --check

@@ -476,6 +476,6 @@ fn say_ending(closing: &Closing) {
         ),
         Ending::Unplaceable(why) => error!("{name}: refused: {why}"),
         // Said when they were found.
-        Ending::Refused(_) | Ending::Lost => {}
+        Ending::Refused(_) | Ending::Lost | Ending::BeforeOurTime => {}
     }
 }

@@ -22,6 +22,12 @@ mod task;
 
 pub use service::run;
 
+// For the fuzz targets: where hostile bytes go after they were decoded or loaded.
+#[doc(hidden)]
+pub use landing::destination;
+#[doc(hidden)]
+pub use recover::restore;
+
 /// A panic ends the process, so a poisoned lock is never seen by anybody who could act on it.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -106,7 +106,7 @@ fn adopt_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Mi
 }
 
 /// Gives the merge what the ledger remembers.
-fn restore(merger: &mut Merger, saved: &mut Saved) {
+pub fn restore(merger: &mut Merger, saved: &mut Saved) {
     for stream in saved.streams.drain(..) {
         let known = (stream.checked, stream.closed_below);
         let forgotten = mutation::is(Mutation::ClosedForgotten);

@@ -16,7 +16,8 @@ const DELIVERED_ROWS_MAX: i64 = 1_000_000;
 /// Key of [`Store::began_at_the_beginning`].
 const BEGINNING: &str = "from_the_beginning";
 
-const SCHEMA: Schema = Schema {
+/// The ledger's tables.
+pub const SCHEMA: Schema = Schema {
     application_id: 0x5353_4401,
     migrations: &["
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -177,20 +178,23 @@ impl Store {
 
     /// Reads everything back.
     pub fn load(&self) -> Result<Saved, ledger::Error> {
-        self.ledger.read(|connection| {
-            Ok(Saved {
-                staged: rows(connection, "SELECT partition, staged FROM partition", |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?,
-                streams: load_streams(connection)?,
-                transfers: load_transfers(connection)?,
-                intents: load_intents(connection)?,
-                endings: rows(connection, "SELECT uploader, incarnation, sequence FROM ending", |row| {
-                    id_from(row.get(0)?, row.get(1)?, row.get(2)?)
-                })?,
-            })
-        })
+        self.ledger.read(load)
     }
+}
+
+/// Reads everything back. A row that this program cannot have written is an error; what comes out can be taken up.
+pub fn load(connection: &Connection) -> rusqlite::Result<Saved> {
+    Ok(Saved {
+        staged: rows(connection, "SELECT partition, staged FROM partition", |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?,
+        streams: load_streams(connection)?,
+        transfers: load_transfers(connection)?,
+        intents: load_intents(connection)?,
+        endings: rows(connection, "SELECT uploader, incarnation, sequence FROM ending", |row| {
+            id_from(row.get(0)?, row.get(1)?, row.get(2)?)
+        })?,
+    })
 }
 
 fn rows<T>(

@@ -288,6 +288,9 @@ fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: 
         }
         Skip::NotAccepted => "the uploader is not in accept.uploaders",
         Skip::TooManyStreams => "more runs of uploaders than can be remembered; who writes to this topic?",
+        Skip::TooManyRanges => {
+            "too many files are missing between those that ended, and no partition can bring them; who writes to this topic?"
+        }
     };
     let Some(more) = shared.throttle.allow((why, header.uploader.as_str())) else { return };
     let more = if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() };

@@ -17,10 +17,16 @@ mod ledger_thread;
 mod link;
 mod progress;
 mod reader;
-mod records;
+#[doc(hidden)]
+pub mod records;
 mod remembered;
-mod scheduler;
+#[doc(hidden)]
+pub mod scheduler;
 pub mod spool;
 mod wire;
 
 pub use engine::run;
+
+// For the fuzz targets: what a damaged ledger leads to.
+#[doc(hidden)]
+pub use engine::prefix_of;

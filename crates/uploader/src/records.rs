@@ -11,6 +11,8 @@ use protocol::{Digest, RelativePath, Subtree, UploaderId};
 
 /// Bytes of one subtree in the ledger: offset, length, chaining value.
 const SUBTREE_BYTES: usize = 8 + 8 + 32;
+/// Far above what any broker has; a larger number of partitions in a row is damage.
+const PARTITIONS_MAX: u32 = 1 << 20;
 
 /// The ledger's tables. `incarnation`, `sequence` and the other unsigned 64-bit numbers are stored as SQLite's signed
 /// ones, bit by bit.
@@ -241,7 +243,26 @@ fn found(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
         },
         started_ms: row.get("started_ms")?,
     };
-    Ok(Found { row, state })
+    match rules(&row).into_iter().find(|(holds, _)| !holds) {
+        Some((_, column)) => Err(damaged(column)),
+        None => Ok(Found { row, state }),
+    }
+}
+
+/// What an uploader never writes is damage, and must not be counted on or allocated by.
+fn rules(row: &Row) -> [(bool, &'static str); 8] {
+    let Row { id, identity, plan, attempt, .. } = row;
+    let leaf = protocol::LEAF_BYTES;
+    [
+        (id.sequence < i64::MAX as u64, "sequence"),
+        (identity.size <= i64::MAX as u64, "size"),
+        (identity.mtime_nanos < 1_000_000_000, "mtime_nanos"),
+        (*attempt < i32::MAX as u32, "attempt"),
+        ((leaf..=protocol::CHUNK_SIZE_MAX).contains(&plan.chunk_size), "chunk_size"),
+        (plan.chunk_size.is_multiple_of(leaf), "chunk_size"),
+        (plan.first < PARTITIONS_MAX, "first_partition"),
+        ((1..=PARTITIONS_MAX).contains(&plan.partitions), "partition_count"),
+    ]
 }
 
 /// Makes one change within a transaction.

@@ -30,6 +30,8 @@ pub(crate) use flags::{Flags, parse as parse_flags};
 pub use generate::{documentation, sample_file};
 pub use origin::{Mistake, Origin};
 pub use profile::{ProfileLimits, profile_limits};
+#[doc(hidden)]
+pub use report::check_texts;
 pub(crate) use report::complain;
 pub use report::{Report, ReportValue, check};
 pub(crate) use resolve::{Resolved, Sources, resolve};

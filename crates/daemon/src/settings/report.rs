@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: a secret in a report.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,28 @@ pub fn check(program: Program, config: Option<&Path>, sets: &[String]) -> Report
         ..Sources::of_process(program)
     };
     report(&resolve(program, &sources))
+}
+
+/// All sources given as texts, for the fuzz targets. `None` when the command line itself is wrong.
+///
+/// # Panics
+/// When settings are made although there are mistakes, or not made although there are none.
+#[doc(hidden)]
+pub fn check_texts(
+    program: Program,
+    file: &Path,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+) -> Option<Report> {
+    let sources = Sources { default_config: Some(file.to_path_buf()), environment, ..Sources::default() };
+    let flags = super::parse_flags(program, arguments, sources).ok()?;
+    let resolved = resolve(program, &flags.sources);
+    let made = match program {
+        Program::Uploader => resolved.uploader().is_ok(),
+        Program::Downloader => resolved.downloader().is_ok(),
+    };
+    assert_eq!(made, resolved.mistakes.is_empty(), "settings are made exactly when nothing is wrong");
+    Some(report(&resolved))
 }
 
 pub(crate) fn report(resolved: &Resolved) -> Report {

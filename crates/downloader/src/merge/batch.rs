@@ -18,6 +18,8 @@ pub enum Ending {
     DigestMismatch,
     /// Records are gone from the topic.
     Lost,
+    /// It began before the oldest record that this downloader read.
+    BeforeOurTime,
     /// It cannot be put into the output; the text says why.
     Unplaceable(String),
 }

@@ -8,8 +8,12 @@
 use super::{Ending, Merger, StreamKey};
 use protocol::{Name, TransferId};
 
-/// Most holes that are named in one check; the rest is found by the next.
+/// Most holes of one stream that are named in one check; the rest is found by the next.
 const HOLES_MAX: usize = 1000;
+/// New partitions are known here after so long at the latest (`metadata_interval` and a margin), in milliseconds.
+const PARTITIONS_CLAIM_MS: u64 = 120_000;
+/// Most losses that are named in one check, of all streams; the rest is found by the next.
+const LOST_MAX: usize = 10_000;
 
 /// A question put to the merge: what is still missing when everything below these offsets has been read?
 #[derive(Debug, Clone)]
@@ -48,6 +52,19 @@ pub enum Lost {
     },
 }
 
+impl Lost {
+    /// Files that should have been delivered here and cannot be.
+    pub fn files(&self) -> u64 {
+        match self {
+            Lost::File { before_our_time: false, .. } => 1,
+            Lost::Unseen { sequences: (first, last), before_our_time: false, .. } => {
+                (last - first).saturating_add(1)
+            }
+            Lost::File { .. } | Lost::Unseen { .. } => 0,
+        }
+    }
+}
+
 impl Merger {
     /// What may be missing now. Take it first, ask for watermarks then, and arm with both: a watermark that is older
     /// than the suspicion would make a file lost that is merely late.
@@ -56,9 +73,13 @@ impl Merger {
         (!suspicion.streams.is_empty() || !suspicion.ended.is_empty()).then_some(suspicion)
     }
 
-    /// Records of this stream may lie in partitions that are not read (yet).
+    /// Whether no record of this stream can lie in partitions that are not read yet. A claim of more partitions that
+    /// outlives several looks at the topic is a lie: true ones would have ended this run.
     fn reads_all_of(&self, key: &StreamKey) -> bool {
-        self.streams.get(key).is_some_and(|stream| stream.partitions as usize <= self.partitions.len())
+        self.streams.get(key).is_some_and(|stream| {
+            stream.partitions as usize <= self.partitions.len()
+                || self.clock_ms.saturating_sub(stream.partitions_ms) >= PARTITIONS_CLAIM_MS
+        })
     }
 
     fn suspicious_streams(&self) -> Vec<(StreamKey, u64)> {
@@ -102,8 +123,12 @@ impl Merger {
             self.lose_if_open(id, &mut lost);
         }
         for (key, closed_below) in armed.suspicion.streams {
+            if lost.len() >= LOST_MAX {
+                break;
+            }
             self.check_stream(key, closed_below, &mut lost);
         }
+        lost.iter().for_each(|lost| self.counts.lost(lost.files()));
         lost
     }
 
@@ -154,7 +179,7 @@ impl Merger {
         let stream = self.streams.get(&(id.uploader, id.incarnation));
         let before_our_time = !self.from_the_beginning && stream.is_some_and(|stream| !stream.checked);
         let (header, chunks) = (Box::new(transfer.header.clone()), transfer.chunks.count());
-        self.end(id, Ending::Lost);
+        self.end(id, if before_our_time { Ending::BeforeOurTime } else { Ending::Lost });
         lost.push(Lost::File { header, chunks, before_our_time });
     }
 }

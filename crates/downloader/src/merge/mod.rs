@@ -12,6 +12,8 @@ mod gaps;
 mod ranges;
 mod status;
 #[cfg(test)]
+mod strangers;
+#[cfg(test)]
 mod tests;
 mod transfer;
 
@@ -29,7 +31,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more is refused.
 pub const STREAMS_MAX: usize = 200_000;
 /// Most ranges of closed numbers in all streams together, about 24 bytes each. Above it a number that would make
-/// another range is held back until others have filled holes.
+/// another range is held back while other partitions may still fill holes, and passed over when none can.
 pub const RANGES_MAX: usize = 4_000_000;
 /// Most chunks of one file: what bitmaps of all open files may cost. 32 TiB at the default chunk size.
 pub const CHUNKS_MAX: u64 = 1 << 25;
@@ -93,6 +95,8 @@ pub enum Skip {
     NotAccepted,
     /// More runs of uploaders than [`STREAMS_MAX`].
     TooManyStreams,
+    /// More holes than [`RANGES_MAX`] allows, and no other partition that could fill some.
+    TooManyRanges,
 }
 
 /// Why a file is refused for good.
@@ -150,8 +154,9 @@ struct Stream {
     closed_below: u64,
     /// Holes have been looked for once; before, numbers that were never seen may be older than the topic's beginning.
     checked: bool,
-    /// The largest partition count any of its records spoke of.
+    /// The largest partition count any of its records spoke of, and when (milliseconds) it was first said.
     partitions: u32,
+    partitions_ms: u64,
     dirty: bool,
 }
 
@@ -169,8 +174,12 @@ pub struct Merger {
     from_the_beginning: bool,
     armed: Option<gaps::Armed>,
     counts: Counts,
+    /// The latest time anybody named, in milliseconds.
+    clock_ms: u64,
     /// Ranges in all streams.
     ranges: usize,
+    /// [`STREAMS_MAX`] and [`RANGES_MAX`].
+    bounds: (usize, usize),
     /// Open transfers that are complete, queued or not.
     complete_open: usize,
 }
@@ -192,9 +201,19 @@ impl Merger {
             from_the_beginning,
             armed: None,
             counts: Counts::default(),
+            clock_ms: 0,
             ranges: 0,
+            bounds: (STREAMS_MAX, RANGES_MAX),
             complete_open: 0,
         }
+    }
+
+    /// Other bounds of streams and of ranges than the usual ones, so that a test reaches them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn bounded(mut self, streams_max: usize, ranges_max: usize) -> Merger {
+        self.bounds = (streams_max, ranges_max);
+        self
     }
 
     /// Takes up a stream that the ledger remembers.
@@ -210,7 +229,15 @@ impl Merger {
             ranges.insert(*start, *end);
         });
         self.ranges += ranges.len();
-        let stream = Stream { uploader, closed: ranges, closed_below, checked, partitions: 0, dirty: false };
+        let stream = Stream {
+            uploader,
+            closed: ranges,
+            closed_below,
+            checked,
+            partitions: 0,
+            partitions_ms: 0,
+            dirty: false,
+        };
         self.streams.insert(key, stream);
     }
 
@@ -240,6 +267,7 @@ impl Merger {
     /// Asks what to do with a record. The reader then writes, reports, and calls [`Merger::passed`].
     pub fn offer(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
         let header = &record.header;
+        self.clock_ms = self.clock_ms.max(now_ms);
         let skip = |merger: &mut Merger, why: Skip| {
             merger.counts.skipped(why);
             Verdict::Skip(why)
@@ -256,12 +284,19 @@ impl Merger {
         if let Some(hold) = self.must_hold(place, header, &record.body) {
             return Verdict::Hold(hold);
         }
+        if self.makes_one_range_too_many(header.transfer) {
+            return skip(self, Skip::TooManyRanges);
+        }
         if let Some(refusal) = self.open_if_new(header, &record.body, now_ms) {
             if let Some(transfer) = self.open.get_mut(&header.transfer) {
                 transfer.touch(place.partition, place.offset, now_ms);
             }
             self.end(header.transfer, Ending::Refused(refusal));
             return Verdict::Refuse(refusal);
+        }
+        if self.plans_too_many_chunks(header) {
+            self.end(header.transfer, Ending::Refused(Refusal::TooManyChunks));
+            return Verdict::Refuse(Refusal::TooManyChunks);
         }
         match self.check_against_open(header, now_ms) {
             Err(why) => skip(self, why),
@@ -271,7 +306,7 @@ impl Merger {
 
     fn know_stream(&mut self, header: &Header) -> bool {
         let key = (header.transfer.uploader, header.transfer.incarnation);
-        let room = self.streams.len() < STREAMS_MAX;
+        let room = self.streams.len() < self.bounds.0;
         if !self.streams.contains_key(&key) && !room {
             return false;
         }
@@ -281,9 +316,13 @@ impl Merger {
             closed_below: 0,
             checked: false,
             partitions: 0,
+            partitions_ms: 0,
             dirty: true,
         });
-        stream.partitions = stream.partitions.max(header.partition_count);
+        if header.partition_count > stream.partitions {
+            stream.partitions = header.partition_count;
+            stream.partitions_ms = self.clock_ms;
+        }
         if header.closed_below > stream.closed_below {
             stream.closed_below = header.closed_below;
             stream.dirty = true;
@@ -298,13 +337,12 @@ impl Merger {
         if held && let Some(partition) = self.partitions.get_mut(&place.partition) {
             partition.held = false;
         }
-        if self.open.contains_key(&id) {
+        if self.open.contains_key(&id) || !self.another_can_go_on(place.partition) {
             return None;
         }
-        let stream = self.streams.get(&(id.uploader, id.incarnation));
-        let hold = if self.ranges >= RANGES_MAX && !stream.is_some_and(|s| s.closed.touches(id.sequence)) {
+        let hold = if self.makes_one_range_too_many(id) {
             Hold::Ranges
-        } else if self.too_many_open(body) && self.another_can_go_on(place.partition) {
+        } else if self.too_many_open(body) {
             Hold::OpenFiles
         } else {
             return None;
@@ -313,6 +351,13 @@ impl Merger {
             partition.held = true;
         }
         Some(hold)
+    }
+
+    fn makes_one_range_too_many(&self, id: TransferId) -> bool {
+        let touches = |stream: &Stream| stream.closed.touches(id.sequence);
+        self.ranges >= self.bounds.1
+            && !self.open.contains_key(&id)
+            && !self.streams.get(&(id.uploader, id.incarnation)).is_some_and(touches)
     }
 
     fn too_many_open(&self, body: &Body<'_>) -> bool {
@@ -357,6 +402,16 @@ impl Merger {
         self.open.values().filter(|t| !t.stalled && !t.complete && !t.ended).count()
     }
 
+    /// A new plan for a file that is open may cut it smaller than can be remembered.
+    fn plans_too_many_chunks(&self, header: &Header) -> bool {
+        header.chunk_count() > CHUNKS_MAX
+            && self.open.get(&header.transfer).is_some_and(|transfer| {
+                header.attempt > transfer.attempt()
+                    && !transfer.complete
+                    && transfer.is_about_the_file_of(header)
+            })
+    }
+
     fn check_against_open(&mut self, header: &Header, now_ms: u64) -> Result<(), Skip> {
         let Some(transfer) = self.open.get_mut(&header.transfer) else { return Ok(()) };
         if mutation::is(Mutation::AttemptIgnored) {
@@ -366,6 +421,10 @@ impl Merger {
             return Err(Skip::StaleAttempt);
         }
         if header.attempt > transfer.attempt() && !transfer.complete {
+            // The limits have seen this file and no other.
+            if !transfer.is_about_the_file_of(header) {
+                return Err(Skip::Conflict);
+            }
             // A new plan: what came under the old one is worthless, its partial is left to the committer's sweep.
             let firsts = std::mem::take(&mut transfer.firsts);
             *transfer = Transfer::new(header.clone(), now_ms);
@@ -486,6 +545,7 @@ impl Merger {
 
     /// Sets aside what got nothing for `stalled_after`; gives the headers, to be named once.
     pub fn set_stalled_aside(&mut self, now_ms: u64) -> Vec<Header> {
+        self.clock_ms = self.clock_ms.max(now_ms);
         let after = self.limits.stalled_after_ms;
         let quiet = |t: &&mut Transfer| {
             !t.stalled && !t.complete && !t.ended && now_ms.saturating_sub(t.last_ms) >= after

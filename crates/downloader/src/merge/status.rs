@@ -11,6 +11,8 @@ pub struct Counts {
     pub files_done: u64,
     /// Files refused or lost.
     pub files_failed: u64,
+    /// Files lost, of those.
+    pub files_lost: u64,
     /// Files the uploader gave up.
     pub files_aborted: u64,
     /// Bytes of delivered files.
@@ -36,17 +38,25 @@ impl Counts {
             Skip::Duplicate => &mut self.skipped_duplicate,
             Skip::StaleAttempt => &mut self.skipped_stale,
             Skip::Conflict => &mut self.skipped_conflict,
-            Skip::NotAccepted | Skip::TooManyStreams => &mut self.skipped_not_accepted,
+            Skip::NotAccepted | Skip::TooManyStreams | Skip::TooManyRanges => &mut self.skipped_not_accepted,
         };
         *counter += 1;
     }
 
     pub(super) fn closed(&mut self, ending: &Ending) {
-        let counter = match ending {
-            Ending::Aborted => &mut self.files_aborted,
-            _ => &mut self.files_failed,
-        };
-        *counter += 1;
+        match ending {
+            Ending::Aborted => self.files_aborted += 1,
+            // Never this downloader's to deliver.
+            Ending::BeforeOurTime => {}
+            // Counted when it was found.
+            Ending::Lost => {}
+            Ending::Refused(_) | Ending::DigestMismatch | Ending::Unplaceable(_) => self.files_failed += 1,
+        }
+    }
+
+    pub(super) fn lost(&mut self, files: u64) {
+        self.files_lost = self.files_lost.saturating_add(files);
+        self.files_failed = self.files_failed.saturating_add(files);
     }
 }
 

@@ -72,11 +72,13 @@ impl Transfer {
 
     /// Whether another header of the same id and attempt says the same about the file.
     pub fn agrees_with(&self, other: &Header) -> bool {
+        self.is_about_the_file_of(other) && self.header.chunk_size == other.chunk_size
+    }
+
+    /// Whether another header of the same id, under whatever plan, speaks of the same file.
+    pub fn is_about_the_file_of(&self, other: &Header) -> bool {
         let mine = &self.header;
-        mine.file == other.file
-            && mine.chunk_size == other.chunk_size
-            && mine.uploader == other.uploader
-            && mine.spool == other.spool
+        mine.file == other.file && mine.uploader == other.uploader && mine.spool == other.spool
     }
 
     /// Notes a record of this transfer.

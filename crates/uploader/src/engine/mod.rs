@@ -18,6 +18,8 @@ mod reports;
 mod resume;
 mod start;
 
+#[doc(hidden)]
+pub use resume::prefix_of;
 pub use start::run;
 
 use crate::broker::{RecordLimit, Watch};

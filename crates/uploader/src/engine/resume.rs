@@ -87,7 +87,7 @@ impl Engine {
 }
 
 /// The acknowledged prefix with its digest tree; the file's beginning if the two do not fit together.
-fn prefix_of(plan: &Plan, size: u64, prefix: u64, subtrees: &[Subtree]) -> (u64, DigestTree) {
+pub fn prefix_of(plan: &Plan, size: u64, prefix: u64, subtrees: &[Subtree]) -> (u64, DigestTree) {
     let covered: u64 = subtrees.iter().fold(0, |sum: u64, subtree| sum.saturating_add(subtree.len));
     let fits = prefix <= plan.cut(size).count() && covered == plan.cut(size).offset(prefix);
     match DigestTree::restore(size, subtrees) {
