@@ -4,12 +4,14 @@
 //! asked to replace, or believing an fsync after one has failed.
 
 mod dir;
+mod lease;
 pub mod lock;
 mod partial;
 mod publish;
 mod space;
 
 pub use dir::{Dir, Entry, mkdir_all_durable};
+pub use lease::{Writers, writers};
 pub use partial::{FileAttributes, Partial, PartialStore};
 pub use publish::{Collision, Published, Touched, publish};
 pub use space::{Space, raise_open_file_limit};

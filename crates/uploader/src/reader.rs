@@ -200,6 +200,11 @@ fn work(job: Job, buffers: &Buffers) -> Outcome {
 
 fn open(place: Place, expected: Expected) -> Result<OpenFile, Trouble> {
     let file = open_for_reading(&place.spool, &place.path).map_err(|error| trouble_of(&error))?;
+    // Before the identity is taken. Who has the file mapped can change it without any trace, and a write under way has
+    // left its trace already; whoever comes later leaves one first.
+    if fsio::writers(&file) == fsio::Writers::Some {
+        return Err(Trouble::BeingWritten);
+    }
     let identity = identity_of(&file)?;
     if !expected.fits(&identity) {
         return Err(Trouble::Changed);

@@ -120,6 +120,15 @@ impl Engine {
                 tracing::info!("{}: changed while it was being sent; it will be sent anew", file.shown());
                 self.failures.remove(spool, &file.path);
             }
+            Verdict::BeingWritten => {
+                self.failures.add(spool, &file.path, "a program has it open for writing");
+                if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
+                    tracing::info!(
+                        "{}: a program has it open for writing; it is sent when that closes it",
+                        file.shown()
+                    );
+                }
+            }
             Verdict::Gone => {
                 tracing::info!("{}: went away before all of it was sent", file.shown());
                 self.failures.remove(spool, &file.path);

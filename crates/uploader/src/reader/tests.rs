@@ -214,3 +214,18 @@ fn spare_buffers_are_bounded_in_bytes_too() {
     buffers.give_back(taken);
     assert_eq!(kept(), (4, SPARE_BYTES_MAX));
 }
+
+#[test]
+fn a_file_that_somebody_has_open_for_writing_is_not_read() {
+    let bench = Bench::new();
+    let (place, expected) = bench.file("a", b"content");
+    let reader = File::open(bench.path("a")).unwrap();
+    if fsio::writers(&reader) == fsio::Writers::Unknown {
+        return eprintln!("!!! NOT TESTED: files open for writing, because this filesystem has no leases");
+    }
+    let writer = std::fs::OpenOptions::new().write(true).open(bench.path("a")).unwrap();
+    assert_eq!(open(place.clone(), expected).unwrap_err(), Trouble::BeingWritten);
+    assert_eq!(read_whole(place.clone(), expected, 0).unwrap_err(), Trouble::BeingWritten);
+    drop(writer);
+    assert_eq!(read_whole(place, expected, 0).unwrap().0, b"content");
+}

@@ -75,6 +75,8 @@ pub enum Step {
 pub enum Trouble {
     /// It is not the file any more that was to be sent.
     Changed,
+    /// Somebody has it open for writing.
+    BeingWritten,
     /// It is not there.
     Gone,
     /// The operating system refuses; the text says what.

@@ -248,6 +248,7 @@ impl Chunks {
 pub fn verdict_of(trouble: Trouble) -> Verdict {
     match trouble {
         Trouble::Changed => Verdict::Changed,
+        Trouble::BeingWritten => Verdict::BeingWritten,
         Trouble::Gone => Verdict::Gone,
         Trouble::Unreadable(reason) => Verdict::Retry { reason },
     }

@@ -119,6 +119,8 @@ pub enum Verdict {
     },
     /// It changed while it was read: settles anew.
     Changed,
+    /// Somebody has it open for writing: waits for the close, or for a look after a back-off.
+    BeingWritten,
     /// It is not there any more.
     Gone,
 }

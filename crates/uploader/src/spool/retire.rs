@@ -4,6 +4,7 @@
 //! deleted. Its name there says which file it was meant to be, so that the next start can finish or undo it.
 //! What must never happen here: the deletion of a file that was not sent, or an archived file that is overwritten.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -111,6 +112,10 @@ fn finish(spool: &SpoolDir, root: &Root, private: &OwnedFd, aside: &Aside) -> Re
     let retired = if !is_it(&Identity::of(&stat), aside.identity(), stat.st_mode) {
         put_back(root, private, aside)?;
         Retired::Changed
+    } else if settings.after != After::Keep && has_writer(private, aside) {
+        // What it is about to write would go with the file. Nobody can open it under this name, so that it is enough to ask once.
+        put_back(root, private, aside)?;
+        Retired::Failed(io::Error::new(io::ErrorKind::ResourceBusy, "a program has it open for writing"))
     } else {
         match (settings.after, &settings.archive_directory) {
             (After::Keep, _) => {
@@ -136,6 +141,13 @@ fn finish(spool: &SpoolDir, root: &Root, private: &OwnedFd, aside: &Aside) -> Re
     };
     aside.remove_note(private);
     Ok(retired)
+}
+
+fn has_writer(private: &OwnedFd, aside: &Aside) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // A file that cannot be opened was readable when it was sent; as little is known as without leases.
+    let file = rustix::fs::openat(private, aside.name(), flags, Mode::empty()).map(File::from);
+    file.is_ok_and(|file| fsio::writers(&file) == fsio::Writers::Some)
 }
 
 /// Puts a file back under its name, or beside it if the name is taken.

@@ -295,8 +295,12 @@ impl Settle {
         if entry.stage != Stage::InFlight(*identity) {
             return;
         }
-        let again = std::mem::take(&mut entry.touched) || *verdict == Verdict::Changed;
-        if let Verdict::Retry { .. } = verdict {
+        let touched = std::mem::take(&mut entry.touched);
+        let again = touched || *verdict == Verdict::Changed;
+        entry.held = *verdict == Verdict::BeingWritten;
+        // What held it back may be over already: its close came while the engine had it.
+        let waits = matches!(verdict, Verdict::Retry { .. }) || entry.held && !touched;
+        if waits {
             self.retrying += usize::from(entry.failures == 0);
             let pause = entry.back_off();
             self.restage(path, Stage::Seen(*identity, now));
@@ -351,6 +355,7 @@ impl Settle {
             Stage::Offered(_) => Standing::Waiting,
             Stage::Seen(identity, _) if !entry.hold(&identity).is_zero() => Standing::BeingWritten,
             Stage::Fresh if entry.writer => Standing::BeingWritten,
+            _ if entry.held => Standing::BeingWritten,
             _ if entry.failures > 0 => Standing::BackOff(left),
             Stage::Fresh => Standing::Settling(left + entry.quiet(self.quiet)),
             Stage::Seen(..) => Standing::Settling(left),

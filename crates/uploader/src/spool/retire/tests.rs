@@ -211,3 +211,24 @@ fn numbers_go_before_the_extension_and_names_stay_short() {
     assert!(result.ends_with(b"~12.csv"));
     assert_eq!(numbered(&b".".repeat(255), 1).len(), 255);
 }
+
+#[test]
+fn a_file_that_somebody_has_open_for_writing_stays() {
+    for after in [After::Delete, After::Archive] {
+        let place = Place::new(after);
+        let identity = place.write("d/a", "one");
+        if fsio::writers(&File::open(place.file("d/a")).unwrap()) == fsio::Writers::Unknown {
+            return eprintln!(
+                "!!! NOT TESTED: files open for writing, because this filesystem has no leases"
+            );
+        }
+        let mut writer = fs::OpenOptions::new().append(true).open(place.file("d/a")).unwrap();
+        let retired = retire(&place.spool, &relative("d/a"), &identity);
+        assert!(matches!(retired, Retired::Failed(_)), "{retired:?}");
+        std::io::Write::write_all(&mut writer, b", two").unwrap();
+        drop(writer);
+        assert_eq!(fs::read_to_string(place.file("d/a")).unwrap(), "one, two");
+        assert!(place.private_is_empty() && place.archived("d/a").is_none());
+        assert!(matches!(retire(&place.spool, &relative("d/a"), &identity), Retired::Changed));
+    }
+}

@@ -53,6 +53,8 @@ pub(super) struct Entry {
     pub(super) opened: bool,
     /// A close or a rename says that it is finished.
     pub(super) vouched: Vouched,
+    /// The engine found that somebody has it open for writing.
+    pub(super) held: bool,
     /// Something happened to it while the engine had it.
     pub(super) touched: bool,
     /// The first scan found it and the engine has not answered yet.
@@ -89,6 +91,7 @@ impl Entry {
             created: false,
             opened: false,
             vouched: Vouched::No,
+            held: false,
             touched: false,
             first: false,
             failures: 0,
@@ -104,7 +107,10 @@ impl Entry {
             }
             Hint::Opened => self.opened |= self.created,
             Hint::Modified => (self.writer, self.vouched) = (true, Vouched::No),
-            Hint::Closed => self.no_writer(Vouched::Closed),
+            Hint::Closed => {
+                self.no_writer(Vouched::Closed);
+                self.held = false;
+            }
             Hint::MovedIn => self.no_writer(Vouched::Renamed),
             // Whoever set only the time, or made an empty file to lock it. A new file that was written to has a writer
             // besides this reader.

@@ -368,3 +368,26 @@ proptest! {
         prop_assert_eq!(world.settle.room(), 10);
     }
 }
+
+#[test]
+fn a_file_found_open_for_writing_waits_for_the_close_or_a_back_off() {
+    let (mut now, mut settle) = (Instant::now(), Settle::new(QUIET, 10));
+    let hand_over = |settle: &mut Settle, now| {
+        hint(settle, Hint::Closed, now);
+        assert!(!look(settle, Some(identity(1)), now));
+        assert!(look(settle, Some(identity(1)), now + QUIET));
+        settle.handed_over(&path("a"), &identity(1));
+    };
+    hand_over(&mut settle, now);
+    now += QUIET;
+    settle.answer(&path("a"), &identity(1), &Verdict::BeingWritten, now);
+    assert_eq!(settle.standing(&path("a"), now), Standing::BeingWritten);
+    assert_eq!((settle.next_due(), settle.retrying()), (Some(now + BACK_OFF_MIN), 1));
+    hint(&mut settle, Hint::Closed, now);
+    assert!(!look(&mut settle, Some(identity(2)), now) && look(&mut settle, Some(identity(2)), now + QUIET));
+    settle.handed_over(&path("a"), &identity(2));
+    // The close comes while the engine has it: no waiting.
+    hint(&mut settle, Hint::Closed, now);
+    settle.answer(&path("a"), &identity(2), &Verdict::BeingWritten, now);
+    assert_eq!((settle.next_due(), settle.retrying()), (Some(now), 0));
+}
