@@ -122,6 +122,11 @@ impl Scans {
         self.unwatched = false;
     }
 
+    /// Whether a scan has folders open.
+    pub(super) fn is_walking(&self) -> bool {
+        self.full.is_some() || self.folder.is_some()
+    }
+
     /// Whether a scan is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.full.is_some() || self.folder.is_some() || !self.folders.is_empty() || !self.found.is_empty()

@@ -212,6 +212,8 @@ impl Shell {
                     self.scans.folders.push_back(path);
                 }
             }
+            // It would watch the folders below under their old paths.
+            Event::FolderLeft => self.scans.again |= self.scans.is_walking(),
             Event::Root => self.scans.again |= self.check_root(now, tools),
             Event::Lost => {
                 tools.counters.overflows.fetch_add(1, Relaxed);

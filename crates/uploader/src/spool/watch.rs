@@ -31,6 +31,8 @@ pub(super) enum Event {
     File(Vec<u8>, Hint),
     /// A folder came, or can perhaps be read now.
     Folder(Vec<u8>),
+    /// A folder moved away: a scan that has it open goes on under a name that is no longer its own.
+    FolderLeft,
     /// The spool folder itself was moved, deleted or unmounted.
     Root,
     /// Events were lost: only a scan tells what happened.
@@ -188,6 +190,9 @@ impl Watch {
         if flags.contains(ReadFlags::ISDIR) {
             if flags.intersects(ReadFlags::MOVED_FROM | ReadFlags::DELETE) {
                 self.forget_below(&path);
+                if flags.contains(ReadFlags::MOVED_FROM) {
+                    events.push(Event::FolderLeft);
+                }
             } else if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::ATTRIB) {
                 events.push(Event::Folder(path));
             }

@@ -2,4 +2,5 @@
 
 mod arrivals;
 mod dry_runs;
+mod folders;
 mod trouble;
