@@ -10,3 +10,4 @@ mod output;
 mod partitions;
 mod rig;
 mod sizes;
+mod spool;

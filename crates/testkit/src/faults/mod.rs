@@ -9,6 +9,7 @@ mod chaos;
 mod kills;
 pub mod oracle;
 mod row;
+mod spool;
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Scenario {
 }
 
 /// Every scenario there is.
-pub const SCENARIOS: &[&[Scenario]] = &[kills::SCENARIOS, chaos::SCENARIOS];
+pub const SCENARIOS: &[&[Scenario]] = &[kills::SCENARIOS, chaos::SCENARIOS, spool::LIMITS, spool::BURSTS];
 
 /// All scenarios in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
