@@ -6,6 +6,7 @@ mod configuration;
 mod delivery;
 mod faults;
 mod licence;
+mod network;
 mod output;
 mod partitions;
 mod rig;

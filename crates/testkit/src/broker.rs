@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use kafka::{Admin, Settings};
 use rustix::process::Signal;
 
+use crate::loopback::own_address;
 use crate::process::{self, tethered};
 use crate::scratch::{Scratch, project_directory, scratch, target_directory};
 use crate::wait::{LONG, wait_for, wait_until};
@@ -32,6 +34,8 @@ pub struct BrokerBuilder {
     partitions: i32,
     heap: String,
     properties: BTreeMap<String, String>,
+    /// Further listeners, and where each says that it is.
+    links: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl BrokerBuilder {
@@ -54,6 +58,14 @@ impl BrokerBuilder {
     pub fn property(mut self, key: &str, value: &str) -> Self {
         self.properties.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// One more listener at an address of its own, which tells its clients to come to `advertised`: a proxy that leads to the
+    /// address that is returned.
+    pub fn link(&mut self, advertised: SocketAddr) -> SocketAddr {
+        let listener = own_address();
+        self.links.push((listener, advertised));
+        listener
     }
 
     /// Starts it and waits until it answers.
@@ -87,7 +99,12 @@ impl Broker {
 
     /// Settings of a broker to be started.
     pub fn builder() -> BrokerBuilder {
-        BrokerBuilder { partitions: 6, heap: "256m".to_owned(), properties: BTreeMap::new() }
+        BrokerBuilder {
+            partitions: 6,
+            heap: "256m".to_owned(),
+            properties: BTreeMap::new(),
+            links: Vec::new(),
+        }
     }
 
     /// `127.0.0.1:PORT`, the same for the whole life of this broker.
@@ -215,12 +232,21 @@ impl Broker {
 
     fn properties(&self) -> String {
         let (clients, controller) = self.ports.unwrap_or((0, 0));
+        let own = format!("PLAINTEXT://127.0.0.1:{clients}");
+        let (mut listeners, mut advertised) = (format!("{own},CONTROLLER://127.0.0.1:{controller}"), own);
+        let mut protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned();
+        for (number, (listener, says)) in self.how.links.iter().enumerate() {
+            let _ = write!(listeners, ",LINK{number}://{listener}");
+            let _ = write!(advertised, ",LINK{number}://{says}");
+            let _ = write!(protocols, ",LINK{number}:PLAINTEXT");
+        }
         let mut all = BTreeMap::from([
             ("process.roles", "broker,controller".to_owned()),
             ("node.id", "1".to_owned()),
-            ("listeners", format!("PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}")),
+            ("listeners", listeners),
+            ("advertised.listeners", advertised),
             ("controller.listener.names", "CONTROLLER".to_owned()),
-            ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned()),
+            ("listener.security.protocol.map", protocols),
             ("controller.quorum.bootstrap.servers", format!("127.0.0.1:{controller}")),
             ("log.dirs", self.scratch.path().join("data").display().to_string()),
             ("num.partitions", self.how.partitions.to_string()),

@@ -8,7 +8,9 @@
 mod broker;
 mod daemon;
 pub mod faults;
+pub mod loopback;
 mod process;
+pub mod proxy;
 pub mod rig;
 mod scratch;
 pub mod source;
@@ -19,6 +21,7 @@ mod watcher;
 
 pub use broker::{Broker, BrokerBuilder, shared_broker, unique_topic};
 pub use daemon::Daemon;
+pub use proxy::{Link, Proxy, Weather};
 pub use rig::Rig;
 pub use scratch::{Scratch, scratch};
 pub use source::Source;

@@ -5,11 +5,14 @@
 //! scenario panics only when its fault could not be injected at all. What must never happen here: a row that is clean because
 //! nothing was sent or nothing was injected.
 
+mod brokers;
 mod chaos;
 mod kills;
+mod links;
 pub mod oracle;
 mod row;
 mod spool;
+mod traffic;
 
 use std::time::Duration;
 
@@ -31,7 +34,14 @@ pub struct Scenario {
 }
 
 /// Every scenario there is.
-pub const SCENARIOS: &[&[Scenario]] = &[kills::SCENARIOS, chaos::SCENARIOS, spool::LIMITS, spool::BURSTS];
+pub const SCENARIOS: &[&[Scenario]] = &[
+    kills::SCENARIOS,
+    chaos::SCENARIOS,
+    spool::LIMITS,
+    spool::BURSTS,
+    brokers::SCENARIOS,
+    links::SCENARIOS,
+];
 
 /// All scenarios in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {

@@ -4,6 +4,8 @@
 //! What must never happen here: a difference that is not counted, or one that is counted and not named.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::tree::{self, Entry, Tree};
@@ -77,6 +79,11 @@ impl Oracle {
     /// How many files are expected.
     pub fn expected(&self) -> usize {
         self.expected.len()
+    }
+
+    /// Whether every expected name is there, whatever it holds.
+    pub fn is_complete(&self, output: &Path) -> bool {
+        self.expected.keys().all(|path| output.join(OsStr::from_bytes(path)).exists())
     }
 
     /// Judges the output as it is now; names what is wrong on standard error.
