@@ -1,6 +1,9 @@
 //! Brokers that are killed and frozen, and links that are bad, while files keep coming.
 
+use crate::rig::{Rig, STOP};
+use std::time::Duration;
 use testkit::faults::assert_clean;
+use testkit::{LONG, Link, Weather};
 
 #[test]
 fn a_broker_killed_again_and_again_costs_nothing() {
@@ -35,4 +38,23 @@ fn lost_answers_of_an_idempotent_producer_double_nothing() {
 #[test]
 fn lost_answers_double_records_and_no_file() {
     assert_clean("answer-lost-plain", 47, 8);
+}
+
+#[test]
+fn behind_a_link_of_more_than_a_second_files_arrive_and_both_daemons_stop_in_time() {
+    let link = Link::borrow();
+    let rig = Rig::at("far", &link.address().to_string()).licensed();
+    link.broker().create_topic(&rig.topic, 3, &[]);
+    link.set(Weather { delay: Duration::from_millis(600), ..Weather::default() });
+    rig.source(48).write("small", 1_000);
+    rig.source(49).write("large", 5_000_000);
+    let mut down = rig.downloader(&[]);
+    let mut up = rig.uploader(&["--settle", "0s"]);
+    down.wait_for_line("small: delivered, ", LONG);
+    down.wait_for_line("large: delivered, ", LONG);
+    for daemon in [&mut up, &mut down] {
+        daemon.terminate();
+        assert_eq!(daemon.wait_exit(STOP), 0);
+    }
+    rig.assert_same();
 }

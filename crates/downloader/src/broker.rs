@@ -4,11 +4,15 @@
 
 use daemon::{CommonSettings, CreateTopic, Exit, Shutdown, Stop, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tracing::{error, info, warn};
 
-/// Bound of one question; several of them are shorter than the time a shutdown has.
-pub const ASK: Duration = Duration::from_secs(2);
+/// Bound of one question at first: seconds are plenty where a broker is near.
+const ASK_MIN: Duration = Duration::from_secs(2);
+/// A question that had no answer gets twice the time next, up to this: a link may be long, or full of file content. A
+/// shutdown may have to wait for one question.
+const ASK_MAX: Duration = Duration::from_secs(5);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -20,6 +24,8 @@ pub struct Broker {
     settings: Settings,
     create: Option<CreateTopic>,
     throttle: Throttle,
+    /// Bound of the next question, milliseconds.
+    ask_ms: AtomicU64,
 }
 
 impl Broker {
@@ -32,12 +38,18 @@ impl Broker {
             settings,
             create: common.create_topic,
             throttle: Throttle::new(Throttle::INTERVAL),
+            ask_ms: AtomicU64::new(ASK_MIN.as_millis() as u64),
         })
+    }
+
+    /// How long the next question may take.
+    pub fn ask_time(&self) -> Duration {
+        Duration::from_millis(self.ask_ms.load(Ordering::Relaxed))
     }
 
     /// One look; faults are said (throttled).
     pub fn look_up(&self) -> Option<TopicInfo> {
-        self.said(self.admin.look_up(ASK))
+        self.said(self.admin.look_up(self.ask_time()))
     }
 
     /// One look that must tell the topic's id, when it was told before: without it another topic of the same name
@@ -55,12 +67,12 @@ impl Broker {
 
     /// One question for all watermarks; faults are said (throttled).
     pub fn watermarks(&self, partitions: i32) -> Option<Vec<Watermarks>> {
-        self.said(self.admin.all_watermarks(partitions, ASK))
+        self.said(self.admin.all_watermarks(partitions, self.ask_time()))
     }
 
     /// Offsets of the first records at or after a time; faults are said (throttled).
     pub fn offsets_for_time(&self, partitions: i32, unix_ms: i64) -> Option<Vec<i64>> {
-        self.said(self.admin.offsets_for_time(partitions, unix_ms, ASK))
+        self.said(self.admin.offsets_for_time(partitions, unix_ms, self.ask_time()))
     }
 
     /// Asks until there is an answer; `None` when the daemon shall end.
@@ -86,7 +98,8 @@ impl Broker {
         }
     }
 
-    fn said<T>(&self, answer: kafka::Result<T>) -> Option<T> {
+    /// The answer, if there is one; faults are said (throttled).
+    pub fn said<T>(&self, answer: kafka::Result<T>) -> Option<T> {
         let error = match answer {
             Ok(answer) => return Some(answer),
             Err(error) => error,
@@ -99,6 +112,8 @@ impl Broker {
                 }
             }
             Error::Unreachable(_) | Error::Other(_) => {
+                let longer = (self.ask_time() * 2).min(ASK_MAX);
+                self.ask_ms.store(longer.as_millis() as u64, Ordering::Relaxed);
                 if self.throttle.allow("away").is_some() {
                     warn!("{error}; waiting for it");
                 }
@@ -110,7 +125,7 @@ impl Broker {
     fn missing(&self) {
         let topic = &self.settings.topic;
         if let Some(CreateTopic { partitions, replication }) = self.create {
-            match self.admin.create_topic(partitions, replication, &kafka::TOPIC_CONFIG, ASK) {
+            match self.admin.create_topic(partitions, replication, &kafka::TOPIC_CONFIG, self.ask_time()) {
                 Ok(()) => info!("topic {topic} created with {partitions} partition(s)"),
                 Err(error) if self.throttle.allow("create").is_some() => {
                     error!("topic {topic} cannot be created: {error}; trying again");

@@ -201,25 +201,24 @@ fn positions(
 /// What the group settled, for a downloader that lost its state.
 fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
     let partitions: Vec<i32> = (0..count).collect();
-    let ask = |_: &Broker| {
-        let tuning = tuning(environment, None);
-        let group = group_id(environment);
-        let (set, readers) =
-            ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning).ok()?;
-        drop(readers);
-        let answer = set.committed(&partitions, crate::broker::ASK);
-        set.stop(Duration::from_secs(1));
-        match answer {
-            Ok(answer) => Some(answer),
-            // Without rights on the group there is nothing to learn from it, now or later.
-            Err(kafka::Error::NotAuthorized(why)) => {
-                warn!("the group's offsets cannot be read ({why}): beginning where `start` says");
-                Some(vec![None; partitions.len()])
-            }
-            Err(_) => None,
+    let (group, tuning) = (group_id(environment), tuning(environment, None));
+    // One client for all attempts: behind a long link finding the group's broker alone takes longer than one question may.
+    let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
+    // A client that cannot be made is a mistake in the configuration, which the run's own client tells.
+    let Ok((set, readers)) = client else { return Some(vec![None; partitions.len()]) };
+    drop(readers);
+    let ask = |broker: &Broker| match set.committed(&partitions, broker.ask_time()) {
+        Ok(answer) => Some(answer),
+        // Without rights on the group there is nothing to learn from it, now or later.
+        Err(kafka::Error::NotAuthorized(why)) => {
+            warn!("the group's offsets cannot be read ({why}): beginning where `start` says");
+            Some(vec![None; partitions.len()])
         }
+        Err(error) => broker.said(Err(error)),
     };
-    environment.broker.wait_for(&environment.context.shutdown, ask)
+    let answer = environment.broker.wait_for(&environment.context.shutdown, ask);
+    set.stop(Duration::from_secs(1));
+    answer
 }
 
 fn say_positions(decisions: &[Decision]) {

@@ -55,7 +55,7 @@ const SOCKET_TIMEOUT: &str = "kafka.socket.timeout.ms=1500";
 /// Short silence, and such as outlasts the time-out, in milliseconds.
 const SILENCE_MS: [std::ops::Range<u64>; 2] = [10..1_000, 1_600..3_500];
 /// Each way, in milliseconds.
-const DELAY_MS: std::ops::Range<u64> = 0..400;
+const DELAY_MS: std::ops::Range<u64> = 0..600;
 /// In bytes per second.
 const RATE: std::ops::Range<u64> = 150_000..4_000_000;
 /// What fits through a slow link.

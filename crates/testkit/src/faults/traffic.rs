@@ -112,13 +112,6 @@ impl Traffic {
         wait_until(PATIENCE, || self.up.mark() + self.down.mark() >= up + down + lines);
     }
 
-    /// Waits until all that was dropped is in the output. False when that takes too long.
-    pub(super) fn settle(&mut self) -> bool {
-        self.pause();
-        let expected = count(&self.rig.spool);
-        wait_until(LONG * 2, || count(&self.rig.output) >= expected)
-    }
-
     /// No more files; waits for those that were dropped, and judges.
     pub(super) fn judge(mut self, row: &mut Row) -> Rig {
         self.pause();
