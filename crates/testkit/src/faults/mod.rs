@@ -34,14 +34,8 @@ pub struct Scenario {
 }
 
 /// Every scenario there is.
-pub const SCENARIOS: &[&[Scenario]] = &[
-    kills::SCENARIOS,
-    chaos::SCENARIOS,
-    spool::LIMITS,
-    spool::BURSTS,
-    brokers::SCENARIOS,
-    links::SCENARIOS,
-];
+pub const SCENARIOS: &[&[Scenario]] =
+    &[kills::SCENARIOS, chaos::SCENARIOS, spool::LIMITS, spool::BURSTS, brokers::SCENARIOS, links::SCENARIOS];
 
 /// All scenarios in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
