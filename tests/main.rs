@@ -4,6 +4,7 @@
 mod arrivals;
 mod configuration;
 mod delivery;
+mod disk;
 mod faults;
 mod licence;
 mod network;

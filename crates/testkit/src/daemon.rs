@@ -17,6 +17,7 @@ use rustix::process::Signal;
 
 use crate::process;
 use crate::scratch::{Scratch, scratch};
+use crate::wait::{LONG, wait_until};
 
 /// Lines kept in memory; older ones are only in the file.
 const LINES_KEPT_MAX: usize = 500_000;
@@ -216,6 +217,21 @@ impl Daemon {
         self.signal(Signal::TERM);
     }
 
+    /// SIGSTOP, and waits until no thread runs any more; one that waits for a disk stops when it comes back from there.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+        let stopped = wait_until(LONG, || self.try_exit().is_some() || process::is_stopped(self.pid()));
+        assert!(stopped, "{} does not stop:\n{}", self.name, self.tail());
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
     /// SIGKILL, and waits for the end, so that locks are free afterwards.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -285,7 +301,6 @@ fn inherited_settings() -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wait::LONG;
 
     fn shell(script: &str) -> Daemon {
         Daemon::spawn("/bin/sh", ["-c", script], &[("GREETING", "hello")])

@@ -16,6 +16,7 @@ mod scratch;
 pub mod source;
 pub mod topic;
 pub mod tree;
+pub mod volume;
 mod wait;
 mod watcher;
 

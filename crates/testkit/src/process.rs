@@ -55,6 +55,17 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
     let _ = kill_process(pid(child), signal);
 }
 
+/// Whether every thread of a process is stopped, or waits for a disk.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    // The state follows the name, which is in parentheses and may hold anything.
+    let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat"));
+        stat.ok().and_then(state).is_none_or(|state| matches!(state, 'T' | 't' | 'D' | 'Z' | 'X'))
+    })
+}
+
 /// Waits for the end; `None` when it did not come within `deadline`.
 pub(crate) fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
     wait_for(deadline, || child.try_wait().expect("our own child can be waited for"))

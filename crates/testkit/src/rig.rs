@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: a test that passes because nothing was sent.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Rig {
     /// Folder that holds `state-NAME` of each daemon; the scratch folder unless a test moves it to another filesystem.
     pub states: PathBuf,
     license: Option<(PathBuf, String)>,
+    /// State directories that lie elsewhere, by the daemon's name.
+    elsewhere: BTreeMap<String, PathBuf>,
 }
 
 impl Rig {
@@ -64,7 +67,7 @@ impl Rig {
         let (spool, output) = (scratch.folder("spool"), scratch.folder("output"));
         let (topic, bootstrap) = (unique_topic(name), bootstrap.to_owned());
         let states = scratch.path().to_path_buf();
-        Rig { scratch, spool, output, topic, bootstrap, states, license: None }
+        Rig { scratch, spool, output, topic, bootstrap, states, license: None, elsewhere: BTreeMap::new() }
     }
 
     /// Gives both daemons a licence for 30 days.
@@ -102,7 +105,12 @@ impl Rig {
 
     /// The state directory of the daemon of this name.
     pub fn state(&self, name: &str) -> PathBuf {
-        self.states.join(format!("state-{name}"))
+        self.elsewhere.get(name).cloned().unwrap_or_else(|| self.states.join(format!("state-{name}")))
+    }
+
+    /// Keeps the state directory of the daemon of this name in another folder.
+    pub fn put_state(&mut self, name: &str, folder: &Path) {
+        self.elsewhere.insert(name.to_owned(), folder.join(format!("state-{name}")));
     }
 
     /// The uploader `up` on the spool.
@@ -139,12 +147,23 @@ impl Rig {
         Daemon::spawn(wrapper, wrapped(before, DOWNLOADER, args), &[])
     }
 
+    /// The uploader of these arguments, as a child of `wrapper` or, without one, by itself.
+    pub fn uploader_of(&self, wrapper: &[String], args: Vec<String>) -> Daemon {
+        spawn_under(wrapper, UPLOADER, args)
+    }
+
+    /// The downloader of these arguments, likewise.
+    pub fn downloader_of(&self, wrapper: &[String], args: Vec<String>) -> Daemon {
+        spawn_under(wrapper, DOWNLOADER, args)
+    }
+
     /// The uploader's command line, without the program.
     pub fn uploader_args(&self, more: &[&str]) -> Vec<String> {
         self.uploader_args_at("up", &self.spool, more)
     }
 
-    fn uploader_args_at(&self, name: &str, spool: &Path, more: &[&str]) -> Vec<String> {
+    /// The command line of an uploader of any name (and so state directory) on any spool.
+    pub fn uploader_args_at(&self, name: &str, spool: &Path, more: &[&str]) -> Vec<String> {
         let mut args = self.common(name);
         args.extend(["--spool".to_owned(), spool.display().to_string()]);
         args.extend(more.iter().map(|&arg| arg.to_owned()));
@@ -232,6 +251,16 @@ impl Rig {
 fn wrapped(before: &[&str], name: &str, args: Vec<String>) -> Vec<OsString> {
     let before = before.iter().map(OsString::from);
     before.chain([program(name).into_os_string()]).chain(args.into_iter().map(OsString::from)).collect()
+}
+
+fn spawn_under(wrapper: &[String], name: &str, args: Vec<String>) -> Daemon {
+    match wrapper {
+        [] => Daemon::spawn(program(name), args, &[]),
+        [wrapper, before @ ..] => {
+            let before: Vec<&str> = before.iter().map(String::as_str).collect();
+            Daemon::spawn(wrapper, wrapped(&before, name, args), &[])
+        }
+    }
 }
 
 /// A licence for so many days (negative: it ended).

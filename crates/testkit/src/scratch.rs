@@ -65,6 +65,15 @@ pub fn scratch(name: &str) -> Scratch {
     Scratch { path: directory.keep(), keep: AtomicBool::new(false) }
 }
 
+/// Whether a path lies in the folder of a test process that is gone.
+pub(crate) fn is_left_by_the_dead(path: &Path) -> bool {
+    let base = target_directory().join("testkit");
+    let name = path.strip_prefix(&base).ok().and_then(|below| below.components().next());
+    let name = name.and_then(|name| name.as_os_str().to_str());
+    let pid = name.and_then(|name| name.split('-').next()?.parse().ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
 /// Removes the folders of test processes that are gone, such as the shared broker's. Folders kept on purpose survive one day.
 fn sweep(base: &Path) {
     const KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

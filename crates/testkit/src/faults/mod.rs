@@ -7,11 +7,14 @@
 
 mod brokers;
 mod chaos;
+mod cuts;
 mod kills;
 mod links;
 pub mod oracle;
+mod points;
 mod row;
 mod spool;
+mod strike;
 mod traffic;
 
 use std::time::Duration;
@@ -34,8 +37,16 @@ pub struct Scenario {
 }
 
 /// Every scenario there is.
-pub const SCENARIOS: &[&[Scenario]] =
-    &[kills::SCENARIOS, chaos::SCENARIOS, spool::LIMITS, spool::BURSTS, brokers::SCENARIOS, links::SCENARIOS];
+pub const SCENARIOS: &[&[Scenario]] = &[
+    kills::SCENARIOS,
+    chaos::SCENARIOS,
+    spool::LIMITS,
+    spool::BURSTS,
+    brokers::SCENARIOS,
+    links::SCENARIOS,
+    points::SCENARIOS,
+    cuts::SCENARIOS,
+];
 
 /// All scenarios in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
