@@ -58,3 +58,27 @@ fn behind_a_link_of_more_than_a_second_files_arrive_and_both_daemons_stop_in_tim
     }
     rig.assert_same();
 }
+
+#[test]
+fn a_cluster_that_loses_one_broker_or_two_loses_no_file() {
+    assert_clean("cluster-kill", 50, 2);
+    assert_clean("cluster-freeze", 51, 2);
+    assert_clean("cluster-rolling", 52, 2);
+    assert_clean("cluster-minority", 53, 2);
+}
+
+#[test]
+fn a_topic_made_anew_costs_nothing_that_was_not_on_it() {
+    assert_clean("topic-anew", 54, 3);
+    assert_clean("topic-anew-between", 55, 2);
+}
+
+#[test]
+fn partitions_added_cost_nothing() {
+    assert_clean("partitions-added", 56, 4);
+}
+
+#[test]
+fn a_limit_below_the_chunk_size_costs_nothing() {
+    assert_clean("limit-lowered", 57, 2);
+}

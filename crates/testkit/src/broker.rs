@@ -5,12 +5,15 @@
 //!
 //! What must never happen here: a broker that outlives the test process, or two tests that meet on one topic by accident.
 
+mod cluster;
+mod install;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,14 +22,15 @@ use kafka::{Admin, Settings};
 use rustix::process::Signal;
 
 use crate::loopback::own_address;
-use crate::process::{self, tethered};
-use crate::scratch::{Scratch, project_directory, scratch, target_directory};
+use crate::process;
+use crate::scratch::{Scratch, scratch};
 use crate::wait::{LONG, wait_for, wait_until};
+use install::{format_data, java, write};
+
+pub use cluster::Cluster;
 
 /// One request to the broker.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// Any KRaft cluster id will do.
-const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
 /// How a broker shall be.
 #[derive(Debug, Clone)]
@@ -36,6 +40,21 @@ pub struct BrokerBuilder {
     properties: BTreeMap<String, String>,
     /// Further listeners, and where each says that it is.
     links: Vec<(SocketAddr, SocketAddr)>,
+    /// The address of all its other listeners.
+    host: IpAddr,
+    /// A program that runs it, with arguments.
+    before: Vec<String>,
+    member: Option<Member>,
+}
+
+/// One of several nodes.
+#[derive(Debug, Clone)]
+struct Member {
+    number: u32,
+    /// Of clients and of the controller.
+    ports: (u16, u16),
+    /// `1@HOST:PORT,2@…`: all controllers.
+    voters: String,
 }
 
 impl BrokerBuilder {
@@ -68,16 +87,31 @@ impl BrokerBuilder {
         listener
     }
 
+    /// Runs it at this address as a child of another program, such as `ip netns exec NAME`; [`BrokerBuilder::start`] must be called
+    /// where the address can be reached.
+    #[must_use]
+    pub fn within(mut self, before: &[&str], host: IpAddr) -> Self {
+        self.before = before.iter().map(|&part| part.to_owned()).collect();
+        self.host = host;
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Panics
     /// When it does not come up; with its log.
     pub fn start(self) -> Broker {
-        let scratch = scratch("broker");
-        copy_tree(formatted(), &scratch.path().join("data"));
-        let mut broker = Broker { how: self, scratch, ports: None, child: None };
+        let mut broker = self.prepare();
         broker.start_again();
         broker
+    }
+
+    fn prepare(self) -> Broker {
+        let scratch = scratch("broker");
+        let member = self.member.as_ref();
+        format_data(&scratch.path().join("data"), member.map(|member| member.number));
+        let ports = member.map(|member| member.ports);
+        Broker { how: self, scratch, ports, child: None }
     }
 }
 
@@ -104,12 +138,15 @@ impl Broker {
             heap: "256m".to_owned(),
             properties: BTreeMap::new(),
             links: Vec::new(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            before: Vec::new(),
+            member: None,
         }
     }
 
     /// `127.0.0.1:PORT`, the same for the whole life of this broker.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.map_or(0, |(clients, _)| clients))
+        format!("{}:{}", self.how.host, self.ports.map_or(0, |(clients, _)| clients))
     }
 
     /// Its process, if it runs.
@@ -135,7 +172,20 @@ impl Broker {
     /// # Panics
     /// When it cannot be created.
     pub fn create_topic(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
-        create_topic(&self.bootstrap(), topic, partitions, config);
+        create_topic(&self.bootstrap(), topic, (partitions, 1), config);
+    }
+
+    /// Changes a property of a topic that is there, such as `max.message.bytes`; in force when this returns.
+    ///
+    /// # Panics
+    /// When it cannot be changed.
+    pub fn set_topic_property(&self, topic: &str, key: &str, value: &str) {
+        let mut command = java(&[], "128m");
+        command.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &self.bootstrap(), "--alter"]);
+        command.args(["--topic", topic, "--add-config", &format!("{key}={value}")]);
+        let output = command.stdin(Stdio::null()).output().expect("setpriv and java are installed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{key} of topic {topic} cannot be changed:\n{said}");
     }
 
     /// Ends it in order (SIGTERM), after which nothing unwritten is left.
@@ -180,15 +230,23 @@ impl Broker {
     /// # Panics
     /// When it does not come up; with its log.
     pub fn start_again(&mut self) {
+        self.launch();
+        self.await_ready();
+    }
+
+    fn launch(&mut self) {
         assert!(self.child.is_none(), "the broker runs already");
         let directory = self.scratch.path().to_path_buf();
         let properties = directory.join("server.properties");
         write(&properties, &self.properties());
         let log = File::create(self.log()).expect("the scratch folder is ours");
-        let mut command = java(&self.how.heap);
+        let mut command = java(&self.how.before, &self.how.heap);
         command.arg("kafka.Kafka").arg(&properties).current_dir(&directory);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.child = Some(process::spawn(command).expect("setpriv and java are installed"));
+    }
+
+    fn await_ready(&mut self) {
         self.await_ports();
         let admin = self.admin("is-it-up");
         let up = wait_until(LONG, || !self.has_ended() && answers(&admin));
@@ -232,8 +290,15 @@ impl Broker {
 
     fn properties(&self) -> String {
         let (clients, controller) = self.ports.unwrap_or((0, 0));
-        let own = format!("PLAINTEXT://127.0.0.1:{clients}");
-        let (mut listeners, mut advertised) = (format!("{own},CONTROLLER://127.0.0.1:{controller}"), own);
+        let host = self.how.host;
+        let own = format!("PLAINTEXT://{host}:{clients}");
+        let (mut listeners, mut advertised) = (format!("{own},CONTROLLER://{host}:{controller}"), own);
+        let (number, quorum, replicas) = match &self.how.member {
+            Some(Member { number, voters, .. }) => {
+                (*number, ("controller.quorum.voters", voters.clone()), "3")
+            }
+            None => (1, ("controller.quorum.bootstrap.servers", format!("{host}:{controller}")), "1"),
+        };
         let mut protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned();
         for (number, (listener, says)) in self.how.links.iter().enumerate() {
             let _ = write!(listeners, ",LINK{number}://{listener}");
@@ -242,17 +307,17 @@ impl Broker {
         }
         let mut all = BTreeMap::from([
             ("process.roles", "broker,controller".to_owned()),
-            ("node.id", "1".to_owned()),
+            ("node.id", number.to_string()),
             ("listeners", listeners),
             ("advertised.listeners", advertised),
             ("controller.listener.names", "CONTROLLER".to_owned()),
             ("listener.security.protocol.map", protocols),
-            ("controller.quorum.bootstrap.servers", format!("127.0.0.1:{controller}")),
+            quorum,
             ("log.dirs", self.scratch.path().join("data").display().to_string()),
             ("num.partitions", self.how.partitions.to_string()),
-            ("offsets.topic.replication.factor", "1".to_owned()),
+            ("offsets.topic.replication.factor", replicas.to_owned()),
             ("offsets.topic.num.partitions", "4".to_owned()),
-            ("transaction.state.log.replication.factor", "1".to_owned()),
+            ("transaction.state.log.replication.factor", replicas.to_owned()),
             ("transaction.state.log.min.isr", "1".to_owned()),
             ("transaction.state.log.num.partitions", "4".to_owned()),
             ("group.initial.rebalance.delay.ms", "0".to_owned()),
@@ -307,15 +372,20 @@ pub(crate) fn admin(bootstrap: &str, topic: &str) -> Admin {
     Admin::new(&settings(bootstrap, topic)).unwrap_or_else(|error| panic!("an admin client: {error}"))
 }
 
-/// Creates a topic at any broker and waits until every partition answers.
+/// Creates a topic of so many partitions and replicas at any broker and waits until every partition answers.
 ///
 /// # Panics
 /// When that does not happen.
-pub(crate) fn create_topic(bootstrap: &str, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+pub(crate) fn create_topic(
+    bootstrap: &str,
+    topic: &str,
+    (partitions, replicas): (i32, i32),
+    config: &[(&str, &str)],
+) {
     let admin = admin(bootstrap, topic);
     let mut last = String::new();
     let created = wait_until(LONG, || {
-        let attempt = admin.create_topic(partitions, 1, config, LOOKUP);
+        let attempt = admin.create_topic(partitions, replicas, config, LOOKUP);
         attempt.map_err(|error| last = error.to_string()).is_ok()
     });
     assert!(created, "topic {topic} cannot be created: {last}");
@@ -335,71 +405,4 @@ fn port(log: &str, listener: &str) -> Option<u16> {
     let needle = format!("{listener}: resolved ephemeral port to ");
     let digits = log.split_once(&needle)?.1;
     digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn java(heap: &str) -> Command {
-    let mut command = tethered("java");
-    command.arg(format!("-Xmx{heap}"));
-    command.args([
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+ExitOnOutOfMemoryError",
-        "-Xshare:auto",
-    ]);
-    let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/log4j2.xml");
-    command.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
-    command.arg("-cp").arg(libs().join("*"));
-    command
-}
-
-/// The folder with Kafka's jars; fetched by `scripts/kafka-libs` if they are not there yet.
-fn libs() -> &'static Path {
-    static LIBS: OnceLock<PathBuf> = OnceLock::new();
-    LIBS.get_or_init(|| {
-        let script = project_directory().join("scripts/kafka-libs");
-        let status = Command::new(&script).status();
-        assert!(status.is_ok_and(|status| status.success()), "{} failed: see above", script.display());
-        target_directory().join("kafka-libs")
-    })
-}
-
-/// An empty formatted data folder, made once per process; each broker gets a copy.
-fn formatted() -> &'static Path {
-    static FORMATTED: OnceLock<Scratch> = OnceLock::new();
-    let scratch = FORMATTED.get_or_init(|| {
-        let scratch = scratch("broker-format");
-        let properties = scratch.path().join("format.properties");
-        let data = scratch.path().join("data");
-        let text = format!(
-            "process.roles=broker,controller\nnode.id=1\nlisteners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:0\n\
-             controller.listener.names=CONTROLLER\ncontroller.quorum.bootstrap.servers=127.0.0.1:0\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\n",
-            data.display()
-        );
-        write(&properties, &text);
-        let mut command = java("128m");
-        command.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]).arg(&properties);
-        let output = command.stdin(Stdio::null()).output().expect("setpriv and java are installed");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "formatting the broker's data folder failed:\n{said}");
-        scratch
-    });
-    static DATA: OnceLock<PathBuf> = OnceLock::new();
-    DATA.get_or_init(|| scratch.path().join("data"))
-}
-
-fn write(path: &Path, text: &str) {
-    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    for entry in walkdir::WalkDir::new(from) {
-        let entry = entry.expect("the formatted folder is ours");
-        let target = to.join(entry.path().strip_prefix(from).expect("walked from there"));
-        if entry.file_type().is_dir() {
-            fs::create_dir_all(&target).expect("the scratch folder is ours");
-        } else {
-            fs::copy(entry.path(), &target).expect("the scratch folder is ours");
-        }
-    }
 }

@@ -20,7 +20,7 @@ pub mod volume;
 mod wait;
 mod watcher;
 
-pub use broker::{Broker, BrokerBuilder, shared_broker, unique_topic};
+pub use broker::{Broker, BrokerBuilder, Cluster, shared_broker, unique_topic};
 pub use daemon::Daemon;
 pub use proxy::{Link, Proxy, Weather};
 pub use rig::Rig;

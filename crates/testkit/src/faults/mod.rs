@@ -7,6 +7,7 @@
 
 mod brokers;
 mod chaos;
+mod cluster;
 mod cuts;
 mod kills;
 mod links;
@@ -15,6 +16,7 @@ mod points;
 mod row;
 mod spool;
 mod strike;
+mod topics;
 mod traffic;
 
 use std::time::Duration;
@@ -43,9 +45,11 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     spool::LIMITS,
     spool::BURSTS,
     brokers::SCENARIOS,
-    links::SCENARIOS,
     points::SCENARIOS,
     cuts::SCENARIOS,
+    cluster::SCENARIOS,
+    links::SCENARIOS,
+    topics::SCENARIOS,
 ];
 
 /// All scenarios in the order of the table.

@@ -112,6 +112,14 @@ impl Traffic {
         wait_until(PATIENCE, || self.up.mark() + self.down.mark() >= up + down + lines);
     }
 
+    /// No more files; waits until all that were dropped and are not among these are in the output. False when it takes too long.
+    pub(super) fn settle(&mut self, excused: &[String]) -> bool {
+        self.pause();
+        let mut oracle = Oracle::of_spool(&self.rig.spool);
+        excused.iter().for_each(|path| oracle.excuse(path.as_bytes()));
+        wait_until(LONG * 2, || oracle.is_complete(&self.rig.output))
+    }
+
     /// No more files; waits for those that were dropped, and judges.
     pub(super) fn judge(mut self, row: &mut Row) -> Rig {
         self.pause();
