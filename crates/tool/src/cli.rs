@@ -43,11 +43,14 @@ pub fn main() -> ExitCode {
     run(std::env::args_os(), &mut io::BufWriter::new(io::stdout())).into()
 }
 
+/// The definition of the command line, for manuals and completions.
+pub fn command_line() -> clap::Command {
+    Cli::command().version(daemon::Build::current().version_text())
+}
+
 /// [`main`] with any arguments (the first is the program's name) and any place for standard output.
 pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn io::Write) -> Exit {
-    let version = daemon::Build::current().version_text();
-    let command = Cli::command().version(version);
-    let parsed = command
+    let parsed = command_line()
         .try_get_matches_from(args)
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {

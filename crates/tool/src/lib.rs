@@ -14,4 +14,4 @@ pub mod out;
 mod status_command;
 mod units;
 
-pub use cli::{main, run};
+pub use cli::{command_line, main, run};

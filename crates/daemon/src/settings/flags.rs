@@ -66,8 +66,8 @@ pub(crate) fn parse(
     })
 }
 
-/// The command line of a daemon.
-pub(crate) fn command(program: Program) -> Command {
+/// The command line of a daemon, also for manuals and completions.
+pub fn command(program: Program) -> Command {
     let about = match program {
         Program::Uploader => "Sends the files of spool folders through Apache Kafka, whole and byte-exact",
         Program::Downloader => "Receives files through Apache Kafka and makes each visible in one step",

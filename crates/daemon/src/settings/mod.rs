@@ -26,6 +26,7 @@ mod types;
 mod units;
 mod yaml;
 
+pub use flags::command as command_line;
 pub(crate) use flags::{Flags, parse as parse_flags};
 pub use generate::{documentation, sample_file};
 pub use origin::{Mistake, Origin};
