@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo soak test fuzz lint build clean fmt tools kafka
+.PHONY: help demo soak test fuzz lint build deb tarball clean fmt tools kafka
 
 help:
 	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
@@ -16,6 +16,8 @@ help:
 	@echo "make fuzz    hostile bytes for everything that reads them, RUNS=10000000 inputs per target (TARGET=NAME for one)"
 	@echo "make lint    formatting, clippy, documentation, house rules"
 	@echo "make build   release binaries in $(BUILD)/release"
+	@echo "make deb     the Debian package, in $(BUILD)/package"
+	@echo "make tarball the same for other systems, with an install script"
 	@echo "make fmt     formats the sources"
 	@echo "make clean   removes everything that was built or fetched"
 
@@ -47,6 +49,9 @@ lint: tools
 
 build: tools
 	$(CARGO) build --release --locked --bins
+
+deb tarball: build
+	@scripts/package $@ release
 
 kafka: tools
 	@scripts/kafka-libs

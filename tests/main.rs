@@ -6,6 +6,7 @@ mod configuration;
 mod delivery;
 mod disk;
 mod faults;
+mod host;
 mod licence;
 mod network;
 mod output;

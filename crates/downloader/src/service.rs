@@ -66,6 +66,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
         placement: &placement,
         report: &report,
     };
+    context.status.started(&format!("waiting for Kafka at {bootstrap}"));
     runs(&environment, &mut store)
 }
 

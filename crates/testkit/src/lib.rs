@@ -8,6 +8,7 @@
 mod broker;
 mod daemon;
 pub mod faults;
+pub mod host;
 pub mod loopback;
 mod process;
 pub mod proxy;
@@ -22,6 +23,7 @@ mod watcher;
 
 pub use broker::{Broker, BrokerBuilder, Cluster, shared_broker, unique_topic};
 pub use daemon::Daemon;
+pub use host::Host;
 pub use proxy::{Link, Proxy, Weather};
 pub use rig::Rig;
 pub use scratch::{Scratch, scratch};

@@ -20,10 +20,10 @@ pub fn sample_file(program: Program) -> String {
     let mut text = String::new();
     let file = program.default_config();
     let header = format!(
-        "Configuration of {}: {}. Every property is listed with its default; remove the # before a line to change it. \
+        "Configuration of {}: {}. Every property is listed with its default; remove the # before a line to change it. Lines without # have no default. \
          Each can also be given by an environment variable (kafka.bootstrap.servers as \
          STREAMSEND_KAFKA__BOOTSTRAP_SERVERS) or by --set KEY=VALUE. Sizes are written 64KiB or 10MB, rates 1MB/s, durations 250ms, 5s, \
-         2h; null stands for the default. In place of any value a secret may be kept elsewhere: {{file: PATH}} or {{env: NAME}}. \
+         2h; null stands for the default. In place of any value a secret may be kept elsewhere: {{file: PATH}}, {{env: NAME}} or {{credential: NAME}}. \
          Check with: streamsend check-config {program} --explain",
         program.executable(),
         file.display(),
@@ -38,18 +38,23 @@ pub fn sample_file(program: Program) -> String {
                 let directory = program.default_state_directory();
                 push(&mut text, format_args!("#{}: {}\n", property.key, directory.display()));
             }
-            _ => push(&mut text, format_args!("#{}: {}\n", property.key, in_yaml(property))),
+            _ => push(&mut text, format_args!("{}{}: {}\n", sign(property), property.key, in_yaml(property))),
         }
     }
     text
 }
 
+/// What has no default must be said, and the sample says it.
+fn sign(property: &Property) -> &'static str {
+    if matches!(property.preset, Preset::Required(_)) { "" } else { "#" }
+}
+
 fn push_spool(text: &mut String, spool: &Property) {
-    push(text, format_args!("#{}:\n", spool.key));
+    push(text, format_args!("{}{}:\n", sign(spool), spool.key));
     for (index, property) in properties(Program::Uploader).filter(|p| p.spool_key().is_some()).enumerate() {
         let key = property.spool_key().unwrap_or(property.key);
         if index == 0 {
-            push(text, format_args!("#  - {key}: {}\n", in_yaml(property)));
+            push(text, format_args!("{}  - {key}: {}\n", sign(property), in_yaml(property)));
         } else {
             // With two signs: these stay explanations when the list is uncommented.
             push_comment(text, "#    ", property.doc);
@@ -105,8 +110,9 @@ with where it came from.
   `STREAMSEND_KAFKA__` every `_` is a dot: `STREAMSEND_KAFKA__BOOTSTRAP_SERVERS`. An empty variable counts as not set.
 * Sizes are written `64KiB`, `10MB` or as bytes, rates `1MB/s`, durations `250ms`, `5s`, `30m`, `2h`, `1d`, times as in RFC 3339.
 * `null` stands for the default.
-* In place of any single value a secret may be kept elsewhere: `{file: PATH}` (line ends behind it are left out) or
-  `{env: NAME}`. Such a value is never shown, and neither is a `kafka.` property whose name speaks of a password, secret, token or key.
+* In place of any single value a secret may be kept elsewhere: `{file: PATH}` (line ends behind it are left out),
+  `{env: NAME}` or `{credential: NAME}`, which is what systemd's `LoadCredential=` gave the daemon: with the units of the package each file NAME
+  in `/etc/streamsend/credentials`, readable for root alone. Such a value is never shown, and neither is a `kafka.` property whose name speaks of a password, secret, token or key.
 * An unknown key is a mistake. All mistakes are reported at once, each as `FILE:LINE: key: what is wrong, what to do`, and the daemon ends
   with exit code 78; a bad flag, or a bad value of a flag, is exit code 64.
 ";
@@ -225,15 +231,21 @@ mod tests {
         for program in Program::ALL {
             let path: PathBuf = directory.path().join("sample.yaml");
             let sample = sample_file(program);
-            assert!(
-                sample.lines().all(|line| line.is_empty() || line.starts_with('#')),
-                "all of it is commented out"
-            );
+            let bare: Vec<&str> =
+                sample.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+            let expected: &[&str] = match program {
+                Program::Uploader => &["spool:", "  - directory: /var/spool/streamsend"],
+                Program::Downloader => &["output: /srv/streamsend"],
+            };
+            assert_eq!(bare, expected, "all the rest is commented out");
+            std::fs::write(&path, &sample).unwrap();
+            let as_it_is = resolve(program, &Sources { config: Some(path.clone()), ..Sources::default() });
+            assert_eq!(as_it_is.mistakes, [], "the {program} starts with the sample as it is");
             std::fs::write(&path, uncomment(&sample)).unwrap();
             let from_sample = resolve(program, &Sources { config: Some(path), ..Sources::default() });
             let required = match program {
                 Program::Uploader => "spool=/var/spool/streamsend",
-                Program::Downloader => "output=/var/lib/streamsend/output",
+                Program::Downloader => "output=/srv/streamsend",
             };
             let defaults = resolve(program, &Sources { sets: vec![required.into()], ..Sources::default() });
             assert_eq!(from_sample.mistakes, [], "{program}");

@@ -5,7 +5,7 @@
 //! What must never happen here: a value that is dropped in silence, or a secret in a mistake.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::kind::{Kind, Value};
@@ -272,7 +272,12 @@ impl Reader<'_> {
         if node.is_null() {
             return None;
         }
-        let secret = secret::reference(node).map(|reference| self.resolve(&reference));
+        let reference = secret::reference(node);
+        if let (Some(Secret::Credential(name)), Kind::Path | Kind::OptionalPath) = (&reference, kind) {
+            // Where a path is wanted, the credential's file is what is meant.
+            return Some(self.credential_path(key, name, origin));
+        }
+        let secret = reference.map(|reference| self.resolve(&reference));
         let result = match &secret {
             Some(Err(message)) => Err((None, message.clone())),
             // The value must not show up in the message.
@@ -299,9 +304,24 @@ impl Reader<'_> {
     }
 
     fn resolve(&self, reference: &Secret) -> Result<String, String> {
-        secret::resolve(reference, |name| {
-            self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-        })
+        secret::resolve(reference, |name| self.variable(name))
+    }
+
+    fn variable(&self, name: &OsStr) -> Option<OsString> {
+        self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+
+    fn credential_path(&mut self, key: &str, name: &str, origin: &Origin) -> Setting {
+        let found = secret::credential(name, |variable| self.variable(variable));
+        let invalid = found.is_err();
+        let value = found.map_or_else(
+            |message| {
+                self.mistake(origin, key, message);
+                Value::Nothing
+            },
+            Value::Path,
+        );
+        Setting { value, origin: origin.clone(), secret: false, invalid }
     }
 
     /// A path, a mapping, or a list of these.

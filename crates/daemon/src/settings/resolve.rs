@@ -67,7 +67,7 @@ pub(crate) fn resolve(program: Program, sources: &Sources) -> Resolved {
     let file = sources.file();
     let layers = read(&mut reader, sources, file.as_deref());
     let Reader { mistakes, warnings, .. } = reader;
-    let mut resolved = merge(program, layers, file);
+    let mut resolved = merge(program, layers, file, unit_state_directory(&sources.environment));
     resolved.mistakes = mistakes;
     resolved.warnings = warnings;
     resolved.find_what_is_missing();
@@ -85,9 +85,25 @@ pub(crate) fn read(reader: &mut Reader<'_>, sources: &Sources, file: Option<&Pat
     [from_file, from_environment, from_sets, from_flags]
 }
 
-fn merge(program: Program, layers: [Layer; 4], file: Option<PathBuf>) -> Resolved {
+/// What systemd made for the unit by `StateDirectory=`: the default there, so that each instance of a template has its own.
+fn unit_state_directory(environment: &[(OsString, OsString)]) -> Option<Setting> {
+    const VARIABLE: &str = "STATE_DIRECTORY";
+    let (_, value) = environment.iter().find(|(name, _)| name == VARIABLE)?;
+    // Several are written with colons between, and none of them is meant more than the others.
+    let path = value.to_str().filter(|text| text.starts_with('/') && !text.contains(':'))?;
+    let origin = Origin::Environment(VARIABLE.to_owned());
+    Some(Setting { origin, ..preset(Value::Path(path.into())) })
+}
+
+fn merge(
+    program: Program,
+    layers: [Layer; 4],
+    file: Option<PathBuf>,
+    state_directory: Option<Setting>,
+) -> Resolved {
     let [from_file, stronger @ ..] = layers;
     let mut values = defaults(program);
+    values.extend(state_directory.map(|setting| ("state_directory", setting)));
     let mut kafka = BTreeMap::new();
     if let Some(setting) = values.remove("kafka.bootstrap.servers") {
         kafka.insert("bootstrap.servers".to_owned(), setting);

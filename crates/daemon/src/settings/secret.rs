@@ -1,4 +1,4 @@
-//! Values that are kept elsewhere: `{file: PATH}` and `{env: NAME}`.
+//! Values that are kept elsewhere: `{file: PATH}`, `{env: NAME}` and `{credential: NAME}`.
 //!
 //! What must never happen here: a value in an error text.
 
@@ -16,7 +16,14 @@ const SECRET_BYTES_MAX: usize = 64 * 1024;
 pub(crate) enum Secret {
     File(PathBuf),
     Environment(String),
+    /// One of systemd's, by the unit's `LoadCredential=`.
+    Credential(String),
 }
+
+/// Where systemd says that the credentials are.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// `LoadCredential=streamsend:FOLDER` puts this before the name of each file of the folder.
+const CREDENTIAL_PREFIX: &str = "streamsend_";
 
 /// The reference that `node` is, if it is one.
 pub(crate) fn reference(node: &Node) -> Option<Secret> {
@@ -25,8 +32,33 @@ pub(crate) fn reference(node: &Node) -> Option<Secret> {
     match key.text.as_str() {
         "file" => Some(Secret::File(text.into())),
         "env" => Some(Secret::Environment(text.clone())),
+        "credential" => Some(Secret::Credential(text.clone())),
         _ => None,
     }
+}
+
+/// The file of a credential of this process.
+pub(crate) fn credential(
+    name: &str,
+    variable: impl FnOnce(&OsStr) -> Option<OsString>,
+) -> Result<PathBuf, String> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(format!(
+            "`{name}` cannot be a credential's name: write the name of a file in /etc/streamsend/credentials"
+        ));
+    }
+    let Some(directory) = variable(OsStr::new(CREDENTIALS_DIRECTORY)).map(PathBuf::from) else {
+        return Err(format!(
+            "the credential {name} is there only for a daemon that systemd started: start the unit, or use {{file: PATH}}"
+        ));
+    };
+    let candidates = [directory.join(name), directory.join(format!("{CREDENTIAL_PREFIX}{name}"))];
+    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        format!(
+            "the unit has no credential {name}: put the file /etc/streamsend/credentials/{name} there and restart, or give the \
+             unit LoadCredential={name}:PATH"
+        )
+    })
 }
 
 /// Fetches a secret; line ends behind it are left out.
@@ -34,9 +66,13 @@ pub(crate) fn resolve(
     secret: &Secret,
     variable: impl FnOnce(&OsStr) -> Option<OsString>,
 ) -> Result<String, String> {
+    let read = |path: &Path| {
+        read_bounded(path, SECRET_BYTES_MAX)
+            .map_err(|error| format!("cannot read the secret in {}: {error}", path.display()))
+    };
     let text = match secret {
-        Secret::File(path) => read_bounded(path, SECRET_BYTES_MAX)
-            .map_err(|error| format!("cannot read the secret in {}: {error}", path.display()))?,
+        Secret::File(path) => read(path)?,
+        Secret::Credential(name) => read(&credential(name, variable)?)?,
         Secret::Environment(name) => {
             let value = variable(OsStr::new(name)).ok_or_else(|| {
                 format!(
@@ -55,6 +91,7 @@ pub(crate) fn resolve(
             Secret::Environment(name) => {
                 format!("the secret in the environment variable {name} is empty: set it")
             }
+            Secret::Credential(name) => format!("the credential {name} is empty: write the secret there"),
         });
     }
     Ok(text.to_owned())
@@ -84,9 +121,27 @@ mod tests {
     fn references_are_told_from_mappings() {
         assert_eq!(read("{file: /x}"), Some(Secret::File("/x".into())));
         assert_eq!(read("{env: X}"), Some(Secret::Environment("X".into())));
+        assert_eq!(read("{credential: X}"), Some(Secret::Credential("X".into())));
         for text in ["{file: /x, env: X}", "{other: x}", "file", "[file, x]", "{file: [x]}"] {
             assert_eq!(read(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_credential_is_found_by_its_own_name_and_by_its_folders() {
+        let directory = tempfile::tempdir().unwrap();
+        let variable = |name: &OsStr| (name == "CREDENTIALS_DIRECTORY").then(|| directory.path().into());
+        let secret = |name: &str| resolve(&Secret::Credential(name.into()), variable);
+        assert!(secret("password").unwrap_err().contains("LoadCredential=password:PATH"));
+        std::fs::write(directory.path().join("streamsend_password"), "from the folder\n").unwrap();
+        assert_eq!(secret("password").unwrap(), "from the folder");
+        std::fs::write(directory.path().join("password"), "its own\n").unwrap();
+        assert_eq!(secret("password").unwrap(), "its own");
+        for name in ["", "../password", "a/b", ".password"] {
+            assert!(secret(name).unwrap_err().contains("cannot be a credential's name"), "{name}");
+        }
+        let outside = resolve(&Secret::Credential("password".into()), |_| None).unwrap_err();
+        assert!(outside.contains("systemd"), "{outside}");
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub(crate) const TABLE: &[Property] = &[
         Preset::Found("/var/lib/streamsend/uploader or /var/lib/streamsend/downloader"),
         Some("state-directory"),
         "Where the daemon keeps its ledger, its lock and its status socket. What was sent and received is known from here: \
-         keep it on a local disk, and do not delete it.",
+         keep it on a local disk, and do not delete it. Under systemd the unit's StateDirectory= is the default.",
     ),
     both(
         "license.key_file",
@@ -169,7 +169,8 @@ pub(crate) const TABLE: &[Property] = &[
         Preset::Is("none"),
         Some("license-key"),
         "The file with the licence key, which switches multi-partition operation on. It is read again at SIGHUP and when \
-         the licence begins or ends. Without a licence everything works over one partition.",
+         the licence begins or ends. Without a licence everything works over one partition. {credential: NAME} stands for the \
+         credential's file; systemd hands it over once, at the start.",
     ),
     both(
         "license.public_key",
@@ -351,7 +352,7 @@ pub(crate) const TABLE: &[Property] = &[
     down(
         "output",
         Kind::Path,
-        Preset::Required("/var/lib/streamsend/output"),
+        Preset::Required("/srv/streamsend"),
         Some("output"),
         "The folder where files appear, whole, in one step. Work in progress lies in .streamsend below it, so it needs \
          space for both.",

@@ -1,6 +1,8 @@
 //! The configuration as a whole: sources, precedence, mistakes, reports.
 #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
 
+mod under_a_unit;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -179,7 +179,14 @@ impl Status {
         }
     }
 
-    /// Tells systemd and `/readyz` that the daemon does its work, with one line of status.
+    /// Tells systemd that the start is over: locks held, ledger open, folders usable. The broker may still be waited for, so that
+    /// nothing at boot waits for it; `/readyz` follows with [`Status::ready`].
+    pub fn started(&self, text: &str) {
+        text.clone_into(&mut lock(&self.inner.text));
+        self.inner.notify.ready(text);
+    }
+
+    /// Tells `/readyz`, and systemd if it was not told yet, that the daemon does its work, with one line of status.
     pub fn ready(&self, text: &str) {
         self.inner.ready.store(true, Ordering::Release);
         *lock(&self.inner.text) = text.to_owned();

@@ -199,7 +199,7 @@ fn wait_for_topic(
     settings: &UploaderSettings,
     context: &Context,
 ) -> Result<Option<TopicInfo>, Stop> {
-    context.status.set_text(&format!("waiting for Kafka at {}", bootstrap(settings)));
+    context.status.started(&format!("waiting for Kafka at {}", bootstrap(settings)));
     loop {
         context.status.progress();
         select! {
