@@ -102,13 +102,15 @@ impl Daemon {
 
     /// Reads on until a line has `part`.
     fn wait_for(&mut self, part: &str) {
-        loop {
-            let before = self.seen.len();
+        self.wait_for_all(&[part]);
+    }
+
+    /// Reads on until each of `parts` has come, in any order.
+    fn wait_for_all(&mut self, parts: &[&str]) {
+        let begin = self.seen.len();
+        while !parts.iter().all(|part| self.seen[begin..].contains(part)) {
             let read = self.lines.read_line(&mut self.seen).unwrap();
-            assert!(read > 0, "{part:?} never came:\n{}", self.seen);
-            if self.seen[before..].contains(part) {
-                return;
-            }
+            assert!(read > 0, "{parts:?} never came:\n{}", self.seen);
         }
     }
 
@@ -274,8 +276,8 @@ fn sighup_reads_the_licence_and_reopens_the_log() {
     };
     std::fs::write(&key, issue(&secret, &terms).unwrap()).unwrap();
     daemon.signal(Signal::HUP);
-    daemon.wait_for("INFO License status: License is valid for 39 days");
-    daemon.wait_for("changed, multi=true");
+    // Two threads say it, in any order.
+    daemon.wait_for_all(&["INFO License status: License is valid for 39 days", "changed, multi=true"]);
     daemon.signal(Signal::TERM);
     let (code, text) = daemon.end();
     assert_eq!(code, 0, "{text}");
