@@ -14,3 +14,4 @@ mod partitions;
 mod rig;
 mod sizes;
 mod spool;
+mod unreadable;

@@ -8,6 +8,7 @@ mod broker;
 mod commit;
 mod disk;
 mod landing;
+mod losses;
 pub mod merge;
 mod pipeline;
 mod positions;
@@ -19,6 +20,7 @@ pub mod simulation;
 mod slots;
 pub mod store;
 mod task;
+mod unreadable;
 
 pub use service::run;
 

@@ -6,20 +6,22 @@
 
 use crate::broker::Broker;
 use crate::commit::{Committer, Placement};
-use crate::merge::{Limits, Lost, Merger};
+use crate::losses;
+use crate::merge::Limits;
 use crate::positions::{Decision, Known, decide};
 use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
 use crate::shared::{Failure, Shared};
 use crate::store::Store;
 use crate::task;
+use crate::unreadable::Looker;
 use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Descriptors beside those of open transfers: ledger, sockets, folders, files waiting for the committer.
 const DESCRIPTORS_BESIDE: u64 = 2048;
@@ -66,7 +68,7 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
     let needs_id = store.meta("topic_id").map_err(ledger_stop)?.is_some();
     let look_up = |broker: &Broker| broker.look_up_with_id(needs_id);
     let Some(topic) = environment.broker.wait_for(shutdown, look_up) else { return Ok(Ended::Done) };
-    notice_new_topic(&topic, store).map_err(ledger_stop)?;
+    losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
     let partials = match PartialStore::open(output) {
         Ok(partials) => partials,
@@ -84,7 +86,7 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
     };
     let begun = recover::begin(partials, store, terms, |staged, has_ledger| {
         let decisions = positions(environment, &topic, staged, has_ledger);
-        decisions.iter().for_each(|decisions| say_positions(decisions));
+        decisions.iter().for_each(|decisions| losses::say_positions(decisions, environment.report));
         decisions
     });
     let Begun { shared, delivered, decisions } = match begun {
@@ -92,7 +94,9 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
         Ok(None) => return Ok(Ended::Done),
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
-    say_waiting(&shared.merger(), &decisions);
+    for decision in decisions.iter().filter(|decision| decision.lost.is_some()) {
+        losses::say_waiting(&shared.merger().waiting_on(decision.partition));
+    }
     let shared = Arc::new(shared);
     let starts: Vec<(i32, i64)> = decisions.iter().map(|d| (d.partition, d.offset)).collect();
     let consumer = start_consumer(environment, &topic, &starts, multi)?;
@@ -126,41 +130,6 @@ fn open_files_max(settings: &DownloaderSettings) -> usize {
         );
     }
     wanted.min(possible) as usize
-}
-
-/// Names the open files that a range of lost records may have belonged to.
-fn say_waiting(merger: &Merger, decisions: &[Decision]) {
-    let lost = decisions.iter().filter(|decision| decision.lost.is_some());
-    for header in lost.flat_map(|decision| merger.waiting_on(decision.partition)) {
-        error!(
-            "{}: some of its records may be among those that were removed; if so it cannot complete, drop it again at \
-             uploader {}",
-            escape_name(header.file.path.as_bytes()),
-            header.uploader
-        );
-    }
-}
-
-/// A topic of the same name with another id: what was under way from the old one is gone.
-fn notice_new_topic(topic: &TopicInfo, store: &mut Store) -> Result<(), ledger::Error> {
-    let Some(id) = &topic.topic_id else { return Ok(()) };
-    match store.meta("topic_id")? {
-        Some(known) if known == *id => Ok(()),
-        Some(_) => {
-            error!("the topic was deleted and made anew: reading begins at its beginning");
-            for transfer in store.load()?.transfers {
-                let header = &transfer.header;
-                error!(
-                    "{}: lost with the old topic ({} of {} chunks were here) unless its uploader sends it again",
-                    escape_name(header.file.path.as_bytes()),
-                    transfer.chunks.count(),
-                    header.chunk_count()
-                );
-            }
-            store.forget_topic(id)
-        }
-        None => store.set_meta("topic_id", id),
-    }
 }
 
 fn positions(
@@ -221,26 +190,6 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
     answer
 }
 
-fn say_positions(decisions: &[Decision]) {
-    for decision in decisions {
-        if let Some((from, to)) = decision.lost {
-            error!(
-                "P{:02}: records {from} to {} were removed from the topic (retention or deletion) before they were read; \
-                 files that lay in them are named as they are found missing. Raise the topic's retention",
-                decision.partition,
-                to - 1
-            );
-        }
-        if let Some(records) = decision.ahead {
-            error!(
-                "P{:02}: the topic ends {records} record(s) before the place that was read up to: it was cut off or made \
-                 anew; it is read from its beginning, and what was delivered is not delivered again",
-                decision.partition
-            );
-        }
-    }
-}
-
 fn group_id(environment: &Environment<'_>) -> String {
     format!("streamsend-downloader-{}", environment.settings.common.name)
 }
@@ -286,10 +235,13 @@ fn drive(
                 std::thread::Builder::new().name(name).spawn_scoped(scope, || task::run(reader, shared))
             })
             .collect();
+        let looker = looker(environment, shared, &topic);
+        let looker =
+            std::thread::Builder::new().name("unreadable".into()).spawn_scoped(scope, || looker.run());
         let committer = Committer::new(shared, store, &consumer, environment.placement, delivered);
         let committer =
             std::thread::Builder::new().name("committer".into()).spawn_scoped(scope, || committer.run());
-        let all_started = committer.is_ok() && tasks.iter().all(Result::is_ok);
+        let all_started = committer.is_ok() && looker.is_ok() && tasks.iter().all(Result::is_ok);
         let ended = if all_started {
             Keeper::new(environment, shared, &consumer, &topic, multi).keep()
         } else {
@@ -298,6 +250,9 @@ fn drive(
         shared.request_stop();
         // A task that panicked has ended the process; what the others wrote is made durable once more.
         tasks.into_iter().flatten().for_each(|task| drop(task.join()));
+        if let Ok(looker) = looker {
+            drop(looker.join());
+        }
         if let Ok(Ok(committer)) = committer.map(std::thread::ScopedJoinHandle::join) {
             committer.finish();
         }
@@ -308,6 +263,21 @@ fn drive(
     shared.slots.clear();
     let ended = ended.ok_or_else(|| Stop::new(Exit::Internal, "the system gives no threads"))?;
     Ok(shared.take_failure().map_or(ended, Ended::Failed))
+}
+
+fn looker<'a>(environment: &'a Environment<'_>, shared: &'a Shared, topic: &'a TopicInfo) -> Looker<'a> {
+    let high_of = |partition: i32| {
+        let marks = environment.broker.watermarks(topic.partitions)?;
+        marks.get(usize::try_from(partition).ok()?).map(|marks| marks.high)
+    };
+    Looker {
+        shared,
+        kafka: environment.kafka,
+        group_id: group_id(environment),
+        message_max_bytes: tuning(environment, topic.max_message_bytes).message_max_bytes,
+        unreadable: environment.report.unreadable(),
+        high_of: Box::new(high_of),
+    }
 }
 
 /// The housekeeping of one run.
@@ -421,7 +391,7 @@ impl<'a> Keeper<'a> {
             self.shared.merger().arm(suspicion, &highs(&marks));
         }
         let lost = self.shared.merger().find_lost();
-        lost.iter().for_each(say_lost);
+        lost.iter().for_each(|lost| losses::say_lost(lost, self.environment.report));
     }
 
     fn ends(&self) -> bool {
@@ -456,37 +426,4 @@ impl<'a> Keeper<'a> {
 
 fn highs(marks: &[Watermarks]) -> Vec<(i32, i64)> {
     marks.iter().enumerate().map(|(partition, marks)| (partition as i32, marks.high)).collect()
-}
-
-fn say_lost(lost: &Lost) {
-    match lost {
-        Lost::File { header, chunks, before_our_time } => {
-            let name = escape_name(header.file.path.as_bytes());
-            let count = header.chunk_count();
-            if *before_our_time {
-                warn!(
-                    "{name}: began before the oldest record that was read; {chunks} of {count} chunks came"
-                );
-            } else {
-                error!(
-                    "{name}: lost: {chunks} of {count} chunks came, the rest is gone from the topic; drop it again at \
-                     uploader {}",
-                    header.uploader
-                );
-            }
-        }
-        Lost::Unseen { uploader, sequences: (first, last), before_our_time } => {
-            let files = last - first + 1;
-            if *before_our_time {
-                info!(
-                    "{files} file(s) of uploader {uploader} are older than the oldest record that was read"
-                );
-            } else {
-                error!(
-                    "{files} file(s) of uploader {uploader} lost (numbers {first} to {last}): none of their records is on \
-                     the topic any more; its log and ledger say which they were"
-                );
-            }
-        }
-    }
 }

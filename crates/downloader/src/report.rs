@@ -23,6 +23,9 @@ struct Inner {
     context: Context,
     topic: String,
     undecodable: Counter,
+    unreadable: Counter,
+    records_lost: Counter,
+    files_lost: Counter,
     run: Mutex<Run>,
 }
 
@@ -49,7 +52,14 @@ impl Report {
         let metrics = context.status.metrics();
         let undecodable =
             metrics.counter("records_undecodable", "Records that are not ours or damaged, skipped");
-        let report = Report { inner: Arc::new(Inner { context, topic, undecodable, run: Mutex::default() }) };
+        let unreadable =
+            metrics.counter("records_unreadable", "Records in batches that cannot be read, skipped");
+        let records_lost =
+            metrics.counter("records_lost", "Records that were removed from the topic before they were read");
+        let files_lost = metrics.counter("files_lost", "Files whose records are gone from the topic");
+        let run = Mutex::default();
+        let inner = Inner { context, topic, undecodable, unreadable, records_lost, files_lost, run };
+        let report = Report { inner: Arc::new(inner) };
         let source = report.clone();
         report.inner.context.status.set_source(Box::new(move || source.snapshot()));
         report
@@ -58,6 +68,27 @@ impl Report {
     /// Counts records that cannot be decoded, over all runs.
     pub fn undecodable(&self) -> Counter {
         self.inner.undecodable.clone()
+    }
+
+    /// Counts records of batches that cannot be read, over all runs.
+    pub fn unreadable(&self) -> Counter {
+        self.inner.unreadable.clone()
+    }
+
+    /// So many records were removed from the topic before they were read.
+    pub fn records_lost(&self, records: i64) {
+        self.inner.records_lost.inc_by(u64::try_from(records).unwrap_or(0));
+    }
+
+    /// So many files are lost; the merge of the run counts them as failed.
+    pub fn files_lost(&self, files: u64) {
+        self.inner.files_lost.inc_by(files);
+    }
+
+    /// So many files were under way from a topic that is gone; no run has them any more.
+    pub fn lost_with_the_topic(&self, files: u64) {
+        self.files_lost(files);
+        crate::lock(&self.inner.run).before.failed += files;
     }
 
     /// A run begins: its figures add to those before; the first one is announced.

@@ -5,6 +5,7 @@
 use crate::disk::Disk;
 use crate::merge::Merger;
 use crate::slots::Slots;
+use crate::unreadable::Cases;
 use daemon::status::metric::Counter;
 use daemon::{Clock, Throttle};
 use fsio::PartialStore;
@@ -62,6 +63,8 @@ pub struct Shared<D: Disk = PartialStore> {
     pub throttle: Throttle,
     /// Readers that wait for disk space.
     pub paused: AtomicU64,
+    /// Batches that cannot be read.
+    pub unreadable: Cases,
     stop: AtomicBool,
     failure: Mutex<Option<Failure>>,
     /// The time; the forward clock counts from the beginning of the run.
@@ -80,6 +83,7 @@ impl<D: Disk> Shared<D> {
             tallies: Tallies { undecodable, last_record_ms: AtomicU64::new(0) },
             throttle: Throttle::new(Throttle::INTERVAL),
             paused: AtomicU64::new(0),
+            unreadable: Cases::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
             clock,

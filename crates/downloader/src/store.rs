@@ -3,13 +3,15 @@
 //! One transaction per commit. What must never happen here: a staged watermark in a transaction without everything
 //! below it, or an intent that goes before its id is closed.
 
-use crate::merge::{Batch, Closing, StreamKey, Transfer, TransferState};
+use crate::merge::{Batch, Closing, Skipped, StreamKey, Transfer, TransferState};
 use ledger::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use ledger::{Ledger, Schema};
 use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Skipped ranges are remembered for questions; older ones beyond so many rows are dropped.
+const SKIPPED_ROWS_MAX: i64 = 100_000;
 /// Delivered files are remembered for questions (`why`); older ones beyond so many rows are dropped.
 const DELIVERED_ROWS_MAX: i64 = 1_000_000;
 
@@ -19,7 +21,8 @@ const BEGINNING: &str = "from_the_beginning";
 /// The ledger's tables.
 pub const SCHEMA: Schema = Schema {
     application_id: 0x5353_4401,
-    migrations: &["
+    migrations: &[
+        "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE partition(partition INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT;
 CREATE TABLE stream(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, name TEXT NOT NULL,
@@ -39,7 +42,13 @@ CREATE TABLE ending(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, sequen
 CREATE TABLE delivered(number INTEGER PRIMARY KEY, uploader TEXT NOT NULL, spool TEXT NOT NULL, path BLOB NOT NULL,
     size INTEGER NOT NULL, digest BLOB NOT NULL, visible_as BLOB NOT NULL, at TEXT NOT NULL) STRICT;
 CREATE INDEX delivered_path ON delivered(path);
-"],
+",
+        "
+-- Records that could not be read and were passed over, `[first, beyond)`.
+CREATE TABLE skipped(number INTEGER PRIMARY KEY, partition INTEGER NOT NULL, first INTEGER NOT NULL,
+    beyond INTEGER NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL) STRICT;
+",
+    ],
 };
 
 /// The open ledger.
@@ -172,6 +181,7 @@ impl Store {
             batch.closing.iter().try_for_each(|closing| write_ending(tx, closing))?;
             batch.streams.iter().try_for_each(|change| write_stream(tx, change))?;
             delivered.iter().try_for_each(|file| write_delivered(tx, file))?;
+            batch.skipped.iter().try_for_each(|skipped| write_skipped(tx, skipped))?;
             write_staged(tx, &batch.staged)
         })
     }
@@ -370,6 +380,14 @@ fn write_delivered(tx: &Transaction<'_>, file: &Delivered) -> rusqlite::Result<(
     ])?;
     let mut prune = tx.prepare_cached("DELETE FROM delivered WHERE number <= ?1")?;
     prune.execute([row - DELIVERED_ROWS_MAX]).map(|_| ())
+}
+
+fn write_skipped(tx: &Transaction<'_>, skipped: &Skipped) -> rusqlite::Result<()> {
+    let Skipped { partition, from, to, why, at } = skipped;
+    let mut statement = tx.prepare_cached("INSERT INTO skipped VALUES(NULL, ?1, ?2, ?3, ?4, ?5)")?;
+    let row = statement.insert(params![partition, from, to, why, at])?;
+    let mut prune = tx.prepare_cached("DELETE FROM skipped WHERE number <= ?1")?;
+    prune.execute([row - SKIPPED_ROWS_MAX]).map(|_| ())
 }
 
 fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {

@@ -4,12 +4,14 @@
 //! partition over a record whose payload is not written.
 
 use crate::disk::{Disk, PartialFile};
+use crate::losses;
 use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
 use crate::slots::SlotError;
+use crate::unreadable::Order;
 use daemon::{CHUNK_TARGET, bytes_text, escape_name};
 use fsio::FileAttributes;
-use kafka::{Polled, Reader};
+use kafka::{Polled, Position, Reader};
 use mutation::Mutation;
 use protocol::{Body, Header, Record, Subtree};
 use std::sync::atomic::Ordering;
@@ -18,6 +20,8 @@ use tracing::{error, info, warn};
 
 /// How long a poll waits, and so how soon an idle task sees that the run ends.
 const POLL: Duration = Duration::from_secs(1);
+/// Putting a partition elsewhere takes no broker.
+const SEEK: Duration = Duration::from_secs(10);
 /// How long a task waits before it looks for disk space again.
 const SPACE_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,30 +35,70 @@ enum Written {
 /// Runs until the run ends.
 pub fn run(mut reader: Reader, shared: &Shared) {
     while !shared.stopping() {
-        match reader.poll(POLL) {
+        if let Some((partition, order)) = shared.unreadable.take_order(reader.partition()) {
+            follow(&mut reader, shared, partition, order);
+        }
+        let unreadable = match reader.poll(POLL) {
             Polled::Record(record) => {
                 let place = Place { partition: record.partition(), offset: record.offset() };
                 handle(shared, place, record.value());
+                None
             }
-            Polled::EndOfPartition { partition, offset } => shared.merger().at_end(partition, offset),
-            Polled::OffsetOutOfRange { partition } => shared.fail(Failure::OutOfRange(partition)),
-            Polled::Unreadable { partition, offset, message } => {
-                if shared.throttle.allow(("unreadable", partition)).is_some() {
-                    error!(
-                        "P{partition:02} offset {offset}: the broker's batch cannot be read ({message}); this partition \
-                         waits. If the broker cannot be repaired, delete the topic's records up to the next offset"
-                    );
-                }
+            Polled::Unreadable { partition, offset, message } => Some((partition, offset, message)),
+            other => {
+                heed(shared, other);
+                None
             }
-            Polled::Error { message, fatal: true, .. } => shared.fail(Failure::Client(message)),
-            Polled::Error { partition, message, fatal: false } => {
-                if shared.throttle.allow(("poll", partition)).is_some() {
-                    let partition = partition.map_or_else(String::new, |p| format!("P{p:02}: "));
-                    warn!("{partition}{message}; trying again");
-                }
+        };
+        if let Some((partition, batch, message)) = unreadable {
+            let position = shared.merger().next_of(partition);
+            if shared.unreadable.report(partition, position, batch, message.clone()) {
+                warn!("P{partition:02} offset {position}: cannot be read ({message}); reading it again");
+                seek(&mut reader, shared, partition, position);
             }
-            Polled::Nothing => {}
         }
+    }
+}
+
+/// What is neither a record nor a batch that cannot be read.
+fn heed(shared: &Shared, polled: Polled<'_>) {
+    match polled {
+        Polled::EndOfPartition { partition, offset } => shared.merger().at_end(partition, offset),
+        Polled::OffsetOutOfRange { partition } => shared.fail(Failure::OutOfRange(partition)),
+        Polled::Error { message, fatal: true, .. } => shared.fail(Failure::Client(message)),
+        Polled::Error { partition, message, fatal: false } => {
+            if shared.throttle.allow(("poll", partition)).is_some() {
+                let partition = partition.map_or_else(String::new, |p| format!("P{p:02}: "));
+                warn!("{partition}{message}; trying again");
+            }
+        }
+        Polled::Record(_) | Polled::Unreadable { .. } | Polled::Nothing => {}
+    }
+}
+
+/// Goes on with a partition that was left at a batch that cannot be read.
+fn follow(reader: &mut Reader, shared: &Shared, partition: i32, order: Order) {
+    let to = match order {
+        Order::Retry(position) => position,
+        Order::Skip(skipped) => {
+            let to = skipped.to;
+            let mut merger = shared.merger();
+            merger.skip(skipped);
+            let waiting = merger.waiting_on(partition);
+            drop(merger);
+            losses::say_waiting(&waiting);
+            shared.work.notify_one();
+            to
+        }
+    };
+    info!("P{partition:02}: reading on at offset {to}");
+    seek(reader, shared, partition, to);
+}
+
+fn seek(reader: &mut Reader, shared: &Shared, partition: i32, offset: i64) {
+    if let Err(error) = reader.seek(Position { partition, offset }, SEEK) {
+        // The next run begins there, from the ledger.
+        shared.fail(Failure::Client(error.to_string()));
     }
 }
 

@@ -146,25 +146,12 @@ impl ConsumerSet {
         Ok(entries.iter().map(|entry| Some(entry.offset).filter(|offset| *offset >= 0)).collect())
     }
 
-    /// Continues a partition elsewhere: past a batch that cannot be read, or inside the log again after
-    /// [`Polled::OffsetOutOfRange`](crate::Polled::OffsetOutOfRange). What was fetched before is not delivered any more.
+    /// [`Reader::seek`] for the thread that has no reader at hand; its reader must not be polled meanwhile.
+    ///
+    /// # Errors
+    /// The partition then stands where it stood.
     pub fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
-        check(&[position])?;
-        let core = self.core();
-        core.unreadable.forget(position.partition);
-        let list = PartitionList::new(&core.c_topic, [(position.partition, position.offset)]);
-        // SAFETY: client and list are live; the wait is bounded; the error returned, if any, becomes ours.
-        unsafe {
-            let error =
-                sys::rd_kafka_seek_partitions(core.client().as_ptr(), list.as_ptr(), ffi::millis(timeout));
-            request::check(core.client(), &core.topic, error)?;
-        }
-        match list.entries().iter().map(|entry| entry.err).find(|err| *err != code::NONE) {
-            None => Ok(()),
-            // It is not being fetched, as after its position was out of range: librdkafka then takes no seek.
-            Some(code::STATE) => core.assign_again(position),
-            Some(err) => Err(core.client().error(err, &core.topic, "")),
-        }
+        self.core().seek(position, timeout)
     }
 
     /// Stops fetching these partitions and throws away what was fetched ahead; for long stops only.
@@ -248,10 +235,10 @@ pub(crate) struct Core {
     ended: Sender<()>,
 }
 
-/// Where partitions are stuck at a batch that cannot be read.
+/// Partitions that were left at a batch that cannot be read, and where that batch is.
 ///
-/// After a wrong checksum librdkafka parses on through the damaged bytes, and may take a position from them. So the
-/// first place named is the true one until the partition is read or sought again, whatever is said in between.
+/// After a wrong checksum librdkafka parses on through the damaged bytes: it may give records out of them, and take a
+/// position from them. So nothing of the partition counts until it is sought again.
 #[derive(Default)]
 pub(crate) struct Unreadable {
     any: AtomicBool,
@@ -264,26 +251,21 @@ impl Unreadable {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A batch at `offset` could not be read; the answer is where the partition is really stuck.
-    pub(crate) fn note(&self, partition: i32, offset: i64) -> i64 {
+    fn note(&self, partition: i32, offset: i64) {
         let mut places = self.places();
         self.any.store(true, Ordering::Release);
-        *places.entry(partition).or_insert(offset)
+        places.entry(partition).or_insert(offset);
     }
 
-    /// Where the partition is stuck, if it is.
+    /// Where the partition is stuck, if it is. Asked for every record.
     pub(crate) fn place(&self, partition: i32) -> Option<i64> {
-        self.places().get(&partition).copied()
+        if self.any.load(Ordering::Acquire) { self.places().get(&partition).copied() } else { None }
     }
 
-    /// The partition was read again, or put elsewhere.
-    pub(crate) fn forget(&self, partition: i32) {
-        // Called for every record.
-        if self.any.load(Ordering::Acquire) {
-            let mut places = self.places();
-            places.remove(&partition);
-            self.any.store(!places.is_empty(), Ordering::Release);
-        }
+    fn forget(&self, partition: i32) {
+        let mut places = self.places();
+        places.remove(&partition);
+        self.any.store(!places.is_empty(), Ordering::Release);
     }
 }
 
@@ -394,17 +376,59 @@ impl Core {
         }
     }
 
-    /// Takes one partition out of the assignment and puts it back at another position; its queue stays split.
-    fn assign_again(&self, position: Position) -> Result<()> {
+    /// Puts a partition elsewhere; nothing fetched before is delivered any more.
+    pub(crate) fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
+        check(&[position])?;
+        if self.unreadable.place(position.partition).is_some() {
+            // It is out of the assignment: see `leave`.
+            self.assign_again(position)?;
+            self.unreadable.forget(position.partition);
+            return Ok(());
+        }
         let list = PartitionList::new(&self.c_topic, [(position.partition, position.offset)]);
-        // SAFETY: client and list are live, the list is copied; the errors returned, if any, become ours. Served by
+        // SAFETY: client and list are live; the wait is bounded; the error returned, if any, becomes ours.
+        unsafe {
+            let error =
+                sys::rd_kafka_seek_partitions(self.client().as_ptr(), list.as_ptr(), ffi::millis(timeout));
+            request::check(self.client(), &self.topic, error)?;
+        }
+        match list.entries().iter().map(|entry| entry.err).find(|err| *err != code::NONE) {
+            None => Ok(()),
+            // It is not being fetched, as after its position was out of range: librdkafka then takes no seek.
+            Some(code::STATE) => {
+                self.take_out(position.partition)?;
+                self.assign_again(position)
+            }
+            Some(err) => Err(self.client().error(err, &self.topic, "")),
+        }
+    }
+
+    /// Ends fetching a partition at a batch that cannot be read, which would only be fetched again and again.
+    pub(crate) fn leave(&self, partition: i32, offset: i64) {
+        self.unreadable.note(partition, offset);
+        if let Err(error) = self.take_out(partition) {
+            tracing::warn!(target: "kafka", partition, %error, "the partition goes on being fetched");
+        }
+    }
+
+    /// Takes one partition out of the assignment; its queue stays split.
+    fn take_out(&self, partition: i32) -> Result<()> {
+        let list = PartitionList::new(&self.c_topic, [(partition, 0)]);
+        // SAFETY: client and list are live, the list is copied; the error returned, if any, becomes ours. Served by
         // librdkafka's main thread, which waits for no broker.
         unsafe {
-            let client = self.client();
-            let error = sys::rd_kafka_incremental_unassign(client.as_ptr(), list.as_ptr());
-            request::check(client, &self.topic, error)?;
-            let error = sys::rd_kafka_incremental_assign(client.as_ptr(), list.as_ptr());
-            request::check(client, &self.topic, error)
+            let error = sys::rd_kafka_incremental_unassign(self.client().as_ptr(), list.as_ptr());
+            request::check(self.client(), &self.topic, error)
+        }
+    }
+
+    /// Puts a partition that was taken out back at a position.
+    fn assign_again(&self, position: Position) -> Result<()> {
+        let list = PartitionList::new(&self.c_topic, [(position.partition, position.offset)]);
+        // SAFETY: as for taking out.
+        unsafe {
+            let error = sys::rd_kafka_incremental_assign(self.client().as_ptr(), list.as_ptr());
+            request::check(self.client(), &self.topic, error)
         }
     }
 
@@ -439,13 +463,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_unreadable_place_is_the_true_one_until_the_partition_moves() {
+    fn a_place_that_cannot_be_read_counts_until_the_partition_moves() {
         let unreadable = Unreadable::default();
-        assert_eq!(unreadable.note(0, 4), 4);
-        assert_eq!(unreadable.note(0, 4_991_471_925_827_290_437), 4);
-        assert_eq!(unreadable.note(1, 7), 7);
+        assert_eq!(unreadable.place(0), None);
+        unreadable.note(0, 4);
+        unreadable.note(0, 4_991_471_925_827_290_437);
+        unreadable.note(1, 7);
+        assert_eq!(
+            (unreadable.place(0), unreadable.place(1)),
+            (Some(4), Some(7)),
+            "the first one is the true one"
+        );
         unreadable.forget(0);
         assert_eq!((unreadable.place(0), unreadable.place(1)), (None, Some(7)));
-        assert_eq!(unreadable.note(0, 5), 5);
     }
 }

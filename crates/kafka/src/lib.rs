@@ -12,6 +12,7 @@ mod client;
 mod complaint;
 mod consumer;
 mod ffi;
+mod probe;
 mod producer;
 mod reader;
 mod request;
@@ -19,6 +20,7 @@ mod settings;
 
 pub use admin::{Admin, TopicInfo, Watermarks};
 pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
+pub use probe::{Probed, probe};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
 pub use reader::{Polled, Reader, Record};
 pub use settings::{DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG};

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rdkafka::bindings as sys;
 
-use crate::consumer::Core;
+use crate::Result;
+use crate::consumer::{Core, Position};
 use crate::ffi::{self, Queue, code};
 
 /// Reads one partition, or all of them. `Send`: give each its own thread.
@@ -31,16 +32,28 @@ impl Reader {
         self.partition
     }
 
+    /// Continues a partition elsewhere: past a batch that cannot be read, or inside the log again after
+    /// [`Polled::OffsetOutOfRange`]. Nothing that was fetched before is given any more.
+    ///
+    /// # Errors
+    /// The partition then stands where it stood.
+    pub fn seek(&mut self, position: Position, timeout: Duration) -> Result<()> {
+        self.core.seek(position, timeout)
+    }
+
     /// Waits up to `timeout` for the next record or event. Give the record back (drop it) soon: it holds the whole
     /// answer it came in, up to `fetch_max_bytes`.
     pub fn poll(&mut self, timeout: Duration) -> Polled<'_> {
         let Some(message) = take(&self.queue, ffi::millis(timeout)) else { return Polled::Nothing };
         let complaints = self.core.client().complaints();
         let (partition, offset) = (message.partition(), message.offset());
+        if message.is_about_partition() && self.core.unreadable.place(partition).is_some() {
+            // Behind a batch that could not be read: its position may come out of damaged bytes.
+            return Polled::Nothing;
+        }
         match message.code() {
             code::NONE => {
                 complaints.healthy();
-                self.core.unreadable.forget(partition);
                 return Polled::Record(Record { message, reader: PhantomData });
             }
             code::PARTITION_EOF => {
@@ -48,17 +61,14 @@ impl Reader {
                 return Polled::EndOfPartition { partition, offset };
             }
             code::AUTO_OFFSET_RESET | code::OFFSET_OUT_OF_RANGE => {
-                return match self.core.unreadable.place(partition) {
-                    // The position came out of damaged bytes.
-                    Some(offset) => Polled::Unreadable { partition, offset, message: message.error_text() },
-                    None => Polled::OffsetOutOfRange { partition },
-                };
+                return Polled::OffsetOutOfRange { partition };
             }
             _ => {}
         }
         let (err, text) = (message.code(), message.error_text());
         if message.is_about_partition() && is_unreadable(err) {
-            let offset = self.core.unreadable.note(partition, offset);
+            drop(message);
+            self.core.leave(partition, offset);
             return Polled::Unreadable { partition, offset, message: text };
         }
         complaints.fault(err, &text);
@@ -97,13 +107,13 @@ pub enum Polled<'a> {
         /// Partition number.
         partition: i32,
     },
-    /// The batch at `offset` cannot be read: checksum, compression or format. It may repeat, and nothing more may come
-    /// from this partition until a [`seek`](crate::ConsumerSet::seek): to `offset` again, in case the damage happened on
-    /// the way from the broker, else past it.
+    /// The batch at `offset` cannot be read: checksum, compression or format. Nothing more comes from this partition
+    /// until a [`seek`](Reader::seek): to where it was again, in case the damage happened on the way from the broker, else
+    /// past the batch.
     Unreadable {
         /// Partition number.
         partition: i32,
-        /// Offset of the batch.
+        /// Offset of the batch, as the damaged bytes or librdkafka have it; may be below the reader's own position.
         offset: i64,
         /// What librdkafka says, for the operator.
         message: String,

@@ -75,6 +75,8 @@ fn list(settings: &Settings, what: &Inspect, out: &mut Out<'_>) -> Result<bool, 
     let (set, mut readers) = started.map_err(kafka_stop)?;
     let mut shown = 0;
     let mut heard = Instant::now();
+    // Partitions at a batch that cannot be read: the next offset that is tried.
+    let mut stuck: BTreeMap<i32, i64> = BTreeMap::new();
     while let (Some(reader), false) = (readers.first_mut(), ends.is_empty()) {
         match reader.poll(Duration::from_millis(500)) {
             Polled::Record(record) => {
@@ -99,6 +101,9 @@ fn list(settings: &Settings, what: &Inspect, out: &mut Out<'_>) -> Result<bool, 
             }
             Polled::Unreadable { partition, offset, message } => {
                 heard = Instant::now();
+                // librdkafka names the batch's first record, wherever in the batch it was asked for.
+                let offset = stuck.get(&partition).map_or(offset, |next| offset.max(*next));
+                stuck.insert(partition, offset + 1);
                 let place = Place { partition, offset, time: None };
                 out.line(if what.json {
                     unreadable_json(&place, &message)

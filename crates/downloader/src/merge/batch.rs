@@ -86,6 +86,21 @@ pub struct StreamChange {
     pub closes: (u64, u64),
 }
 
+/// Records that were not read: nothing of them can be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Partition number.
+    pub partition: i32,
+    /// First offset.
+    pub from: i64,
+    /// The offset behind the last one.
+    pub to: i64,
+    /// Why, in the client's words.
+    pub why: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
 /// One commit's work.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -99,6 +114,8 @@ pub struct Batch {
     pub staged: Vec<(i32, i64)>,
     /// Streams whose ranges changed through earlier publications, or that are new.
     pub streams: Vec<StreamChange>,
+    /// Records that were skipped.
+    pub skipped: Vec<Skipped>,
 }
 
 /// The committer's word on one completed file.
@@ -120,6 +137,7 @@ impl Batch {
             && self.transfers.is_empty()
             && self.streams.is_empty()
             && self.staged.is_empty()
+            && self.skipped.is_empty()
     }
 }
 
@@ -139,6 +157,8 @@ impl Merger {
             batch.completed.push(Completed { header, digest, verified, durable, firsts, first_ms });
         }
         batch.streams = std::mem::take(&mut self.stream_changes);
+        // With the watermark that passes them, or before it.
+        batch.skipped = std::mem::take(&mut self.skipped);
         for (key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.dirty) {
             stream.dirty = false;
             batch.streams.push(change_of(*key, stream, None, (0, 0)));
@@ -177,6 +197,7 @@ impl Merger {
         !self.closing.is_empty()
             || !self.complete.is_empty()
             || !self.stream_changes.is_empty()
+            || !self.skipped.is_empty()
             || self.partitions.values().any(|state| state.received > state.staged)
             || self.open.values().any(|transfer| transfer.dirty)
     }

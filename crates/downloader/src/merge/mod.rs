@@ -17,7 +17,7 @@ mod strangers;
 mod tests;
 mod transfer;
 
-pub use batch::{Batch, Closing, Completed, Ending, Published, StreamChange, TransferState};
+pub use batch::{Batch, Closing, Completed, Ending, Published, Skipped, StreamChange, TransferState};
 pub use gaps::{Lost, Suspicion};
 pub use ranges::Change;
 pub use status::{Counts, PartitionView, TransferView};
@@ -170,6 +170,7 @@ pub struct Merger {
     complete: VecDeque<TransferId>,
     closing: Vec<Closing>,
     stream_changes: Vec<StreamChange>,
+    skipped: Vec<Skipped>,
     /// The reading began at the topic's true beginning: a number never seen is a loss, not history.
     from_the_beginning: bool,
     armed: Option<gaps::Armed>,
@@ -198,6 +199,7 @@ impl Merger {
             complete: VecDeque::new(),
             closing: Vec::new(),
             stream_changes: Vec::new(),
+            skipped: Vec::new(),
             from_the_beginning,
             armed: None,
             counts: Counts::default(),
@@ -498,6 +500,17 @@ impl Merger {
             state.received = state.received.max(next);
             state.at_end = false;
         }
+    }
+
+    /// These records of a partition are not read: they count as handled, and the ledger says so.
+    pub fn skip(&mut self, skipped: Skipped) {
+        self.passed(skipped.partition, skipped.to);
+        self.skipped.push(skipped);
+    }
+
+    /// The next record that is wanted of a partition.
+    pub fn next_of(&self, partition: i32) -> i64 {
+        self.partitions.get(&partition).map_or(0, |state| state.received)
     }
 
     /// The reader stands at the partition's end.

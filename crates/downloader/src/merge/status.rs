@@ -150,7 +150,8 @@ impl Merger {
         let waits = |t: &&Transfer| {
             let header = &t.header;
             let partition = u32::try_from(partition).unwrap_or(u32::MAX);
-            !t.complete && !t.ended && header.partition_count > partition
+            // In single-partition operation the record's own place says which one it is.
+            !t.complete && !t.ended && (header.partition_count > partition || header.partition_count == 1)
         };
         self.open.values().filter(waits).map(|t| t.header.clone()).collect()
     }

@@ -1,0 +1,104 @@
+//! What is gone from the topic: named in ERROR, counted in `status` and in the metrics.
+//!
+//! What must never happen here: a loss that is only in one of the three.
+
+use crate::merge::Lost;
+use crate::positions::Decision;
+use crate::report::Report;
+use crate::store::Store;
+use daemon::escape_name;
+use kafka::TopicInfo;
+use protocol::Header;
+use tracing::{error, info, warn};
+
+/// Names open files that records which are gone may have belonged to.
+pub fn say_waiting(headers: &[Header]) {
+    for header in headers {
+        error!(
+            "{}: some of its records may be among those that are gone; if so it cannot complete, drop it again at uploader {}",
+            escape_name(header.file.path.as_bytes()),
+            header.uploader
+        );
+    }
+}
+
+/// A topic of the same name with another id: what was under way from the old one is gone.
+pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -> Result<(), ledger::Error> {
+    let Some(id) = &topic.topic_id else { return Ok(()) };
+    match store.meta("topic_id")? {
+        Some(known) if known == *id => Ok(()),
+        Some(_) => {
+            error!("the topic was deleted and made anew: reading begins at its beginning");
+            let under_way = store.load()?.transfers;
+            report.lost_with_the_topic(under_way.len() as u64);
+            for transfer in under_way {
+                let header = &transfer.header;
+                error!(
+                    "{}: lost with the old topic ({} of {} chunks were here) unless its uploader sends it again",
+                    escape_name(header.file.path.as_bytes()),
+                    transfer.chunks.count(),
+                    header.chunk_count()
+                );
+            }
+            store.forget_topic(id)
+        }
+        None => store.set_meta("topic_id", id),
+    }
+}
+
+/// Says which records are gone between what was read and what is there.
+pub fn say_positions(decisions: &[Decision], report: &Report) {
+    for decision in decisions {
+        if let Some((from, to)) = decision.lost {
+            report.records_lost(to - from);
+            error!(
+                "P{:02}: records {from} to {} were removed from the topic (retention or deletion) before they were read; \
+                 files that lay in them are named as they are found missing. Raise the topic's retention",
+                decision.partition,
+                to - 1
+            );
+        }
+        if let Some(records) = decision.ahead {
+            error!(
+                "P{:02}: the topic ends {records} record(s) before the place that was read up to: it was cut off or made \
+                 anew; it is read from its beginning, and what was delivered is not delivered again",
+                decision.partition
+            );
+        }
+    }
+}
+
+/// Names what is lost.
+pub fn say_lost(lost: &Lost, report: &Report) {
+    report.files_lost(lost.files());
+    match lost {
+        Lost::File { header, chunks, before_our_time } => {
+            let name = escape_name(header.file.path.as_bytes());
+            let count = header.chunk_count();
+            if *before_our_time {
+                warn!(
+                    "{name}: began before the oldest record that was read; {chunks} of {count} chunks came"
+                );
+            } else {
+                error!(
+                    "{name}: lost: {chunks} of {count} chunks came, the rest is gone from the topic; drop it again at \
+                     uploader {}",
+                    header.uploader
+                );
+            }
+        }
+        Lost::Unseen { uploader, sequences: (first, last), before_our_time } => {
+            let files = last - first + 1;
+            if *before_our_time {
+                info!(
+                    "{files} file(s) of uploader {uploader} are older than the oldest record that was read"
+                );
+            } else {
+                error!(
+                    "{files} file(s) of uploader {uploader} lost (numbers {first} to {last}): none of their records is on \
+                     the topic any more; its log and ledger say which they were"
+                );
+            }
+        }
+    }
+}
