@@ -58,6 +58,13 @@ impl Watch {
         Ok(Watch { reports, asks, throttle })
     }
 
+    /// The ends without the thread, for the simulation.
+    pub fn without_thread() -> (Watch, Sender<TopicInfo>, Receiver<()>) {
+        let (reporter, reports) = bounded(1);
+        let (asks, asked) = bounded(1);
+        (Watch { reports, asks, throttle: Arc::new(Throttle::default()) }, reporter, asked)
+    }
+
     /// Whether it may be said now that the broker is away: one fault, whoever meets it first.
     pub fn may_say_away(&self) -> bool {
         self.throttle.allow(AWAY).is_some()

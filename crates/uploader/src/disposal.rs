@@ -34,6 +34,13 @@ pub struct Disposal {
 }
 
 impl Disposal {
+    /// The ends without the thread, for the simulation.
+    pub fn without_thread(outstanding_max: usize) -> (Disposal, Receiver<Order>, Sender<(Order, Retired)>) {
+        let (orders, inbox) = bounded(outstanding_max);
+        let (outbox, reports) = bounded(outstanding_max);
+        (Disposal { orders, reports }, inbox, outbox)
+    }
+
     /// Starts the thread. It is never waited for: an order that is not done is found in the ledger at the next start.
     pub fn start(outstanding_max: usize) -> io::Result<Disposal> {
         let (orders, inbox) = bounded::<Order>(outstanding_max);

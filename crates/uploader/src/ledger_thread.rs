@@ -30,6 +30,13 @@ pub struct LedgerThread {
 }
 
 impl LedgerThread {
+    /// The ends without the thread, for the simulation.
+    pub fn without_thread(outstanding_max: usize) -> (LedgerThread, Receiver<Request>, Sender<Report>) {
+        let (requests, inbox) = bounded(outstanding_max);
+        let (outbox, reports) = bounded(outstanding_max + 1);
+        (LedgerThread { requests: Some(requests), reports, thread: None }, inbox, outbox)
+    }
+
     /// Starts the thread. `outstanding_max` bounds the requests the caller has out at any time.
     pub fn start(ledger: Ledger, outstanding_max: usize) -> std::io::Result<LedgerThread> {
         let (requests, inbox) = bounded(outstanding_max);
@@ -54,15 +61,19 @@ fn write_all(mut ledger: Ledger, inbox: &Receiver<Request>, outbox: &Sender<Repo
     while let Ok(first) = inbox.recv() {
         let batch: Vec<Request> =
             std::iter::once(first).chain(inbox.try_iter().take(BATCH_CHANGES_MAX - 1)).collect();
-        let written =
-            ledger.transaction(|tx| batch.iter().try_for_each(|request| apply(tx, &request.change)));
-        let report = match written {
-            Ok(()) => Report::Durable(batch.into_iter().filter_map(|request| request.report).collect()),
-            Err(error) => Report::Failed(error.to_string()),
-        };
+        let report = write_batch(&mut ledger, batch);
         let failed = matches!(report, Report::Failed(_));
         if outbox.send(report).is_err() || failed {
             return;
         }
+    }
+}
+
+/// Writes a batch in one transaction.
+pub fn write_batch(ledger: &mut Ledger, batch: Vec<Request>) -> Report {
+    let written = ledger.transaction(|tx| batch.iter().try_for_each(|request| apply(tx, &request.change)));
+    match written {
+        Ok(()) => Report::Durable(batch.into_iter().filter_map(|request| request.report).collect()),
+        Err(error) => Report::Failed(error.to_string()),
     }
 }

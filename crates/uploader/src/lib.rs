@@ -25,7 +25,7 @@ pub mod scheduler;
 pub mod spool;
 mod wire;
 
-pub use engine::run;
+pub use engine::{run, simulation};
 
 // For the fuzz targets: what a damaged ledger leads to.
 #[doc(hidden)]

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A producer that was replaced may take so long to report what it still has; then the rest counts as unknown.
 const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
@@ -33,22 +33,57 @@ pub struct Flight {
 pub struct Link {
     settings: Settings,
     tuning: ProducerTuning,
-    current: Option<Producer<Flight>>,
+    current: Option<Client>,
     number: u64,
     outbox: Sender<Delivery<Flight>>,
     /// Reports; holds every record that may be outstanding, so that the client's thread never waits.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
     /// When a dead client was last replaced.
-    replaced_at: Option<Instant>,
+    replaced_at: Option<Duration>,
 }
+
+/// Who takes the records.
+enum Client {
+    Kafka(Producer<Flight>),
+    /// In the simulation: whoever has the other end.
+    Handed(Sender<Handed>),
+}
+
+/// A record as the simulation gets it.
+#[derive(Debug)]
+pub struct Handed {
+    /// Where it goes.
+    pub partition: i32,
+    /// Its bytes.
+    pub value: Vec<u8>,
+    /// What its report must bring back.
+    pub flight: Flight,
+}
+
 
 impl Link {
     /// Starts the first producer; does not wait for a broker. `outstanding_max` bounds the records the caller has out.
     pub fn new(settings: Settings, tuning: ProducerTuning, outstanding_max: usize) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
-        let current = Some(start(&settings, &tuning, &outbox)?);
+        let current = Some(Client::Kafka(start(&settings, &tuning, &outbox)?));
         Ok(Link { settings, tuning, current, number: 0, outbox, reports, old: Vec::new(), replaced_at: None })
+    }
+
+    /// A link into the simulation: records to `taker`, reports from the other end.
+    pub fn handed(
+        taker: Sender<Handed>,
+        tuning: ProducerTuning,
+        outstanding_max: usize,
+    ) -> (Link, Sender<Delivery<Flight>>) {
+        let (outbox, reports) = bounded(outstanding_max);
+        let settings =
+            Settings { properties: Default::default(), topic: String::new(), client_id: String::new() };
+        let current = Some(Client::Handed(taker));
+        let old = Vec::new();
+        let link =
+            Link { settings, tuning, current, number: 0, outbox: outbox.clone(), reports, old, replaced_at: None };
+        (link, outbox)
     }
 
     /// Hands a record over. An error gives it back at once.
@@ -61,18 +96,26 @@ impl Link {
     ) -> Result<(), Box<Rejected<Flight>>> {
         let flight = Flight { token, tries, producer: self.number };
         let producer = self.current.as_ref().expect("there is always a producer until the link is closed");
-        producer.send(token.slot.partition as i32, key, value, flight).map_err(Box::new)
+        let partition = token.slot.partition as i32;
+        match producer {
+            Client::Kafka(producer) => producer.send(partition, key, value, flight).map_err(Box::new),
+            Client::Handed(taker) => {
+                // Nobody takes records from a process that was killed.
+                let _killed = taker.send(Handed { partition, value, flight });
+                Ok(())
+            }
+        }
     }
 
     /// The client that had this record is dead. True when that is the current one, which is now replaced. One that was
     /// only just started is left for a while: records come back from it at once, and their next tries replace it.
-    pub fn died(&mut self, flight: Flight) -> kafka::Result<bool> {
-        let too_soon = self.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_INTERVAL_MIN);
+    pub fn died(&mut self, flight: Flight, now: Duration) -> kafka::Result<bool> {
+        let too_soon = self.replaced_at.is_some_and(|at| now.saturating_sub(at) < REPLACE_INTERVAL_MIN);
         if flight.producer != self.number || too_soon {
             return Ok(false);
         }
         self.renew()?;
-        self.replaced_at = Some(Instant::now());
+        self.replaced_at = Some(now);
         Ok(true)
     }
 
@@ -86,10 +129,14 @@ impl Link {
     }
 
     fn renew(&mut self) -> kafka::Result<()> {
+        if let Some(Client::Handed(_)) = self.current {
+            self.number += 1;
+            return Ok(());
+        }
         let next = start(&self.settings, &self.tuning, &self.outbox)?;
         self.number += 1;
         self.old.retain(|thread| !thread.is_finished());
-        if let Some(old) = self.current.replace(next) {
+        if let Some(Client::Kafka(old)) = self.current.replace(Client::Kafka(next)) {
             let old = Arc::new(old);
             let flushed = Arc::clone(&old);
             let thread = std::thread::Builder::new().name("old-producer".into()).spawn(move || {
@@ -105,12 +152,15 @@ impl Link {
 
     /// What the client complains of at the moment.
     pub fn complaint(&self) -> Option<String> {
-        self.current.as_ref().and_then(Producer::complaint)
+        match self.current.as_ref()? {
+            Client::Kafka(producer) => producer.complaint(),
+            Client::Handed(_) => None,
+        }
     }
 
     /// Waits for reports, then drops the client; what was not reported until then may be written or not.
     pub fn close(&mut self, deadline: Duration) {
-        let Some(producer) = self.current.take() else { return };
+        let Some(Client::Kafka(producer)) = self.current.take() else { return };
         producer.flush(deadline);
         // Its end takes as long as a name look-up or a connection that hangs: not on this thread.
         let (ended, end) = bounded::<()>(0);
@@ -158,6 +208,11 @@ mod tests {
         Link::new(settings, tuning, 100).unwrap()
     }
 
+    fn fail(link: &Link) {
+        let Some(Client::Kafka(producer)) = &link.current else { panic!("no producer") };
+        producer.test_fatal_error();
+    }
+
     fn token(number: u64) -> Token {
         Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(0) }
     }
@@ -168,25 +223,24 @@ mod tests {
         for number in 0..3 {
             link.send(b"key", vec![number as u8; 10], token(number), 0).unwrap();
         }
-        link.current.as_ref().unwrap().test_fatal_error();
+        fail(&link);
         let mut replaced = 0;
         let mut keys = Vec::new();
         for _ in 0..3 {
             let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
             assert!(matches!(delivery.outcome, Outcome::Failed { .. }), "{:?}", delivery.outcome);
             assert_eq!(delivery.value, vec![delivery.token.token.key.0 as u8; 10]);
-            replaced += u32::from(link.died(delivery.token).unwrap());
+            replaced += u32::from(link.died(delivery.token, Duration::ZERO).unwrap());
             keys.push(delivery.token.token.key.0);
         }
         keys.sort_unstable();
         assert_eq!((replaced, keys), (1, vec![0, 1, 2]));
         assert!(link.send(b"key", vec![0; 10], token(4), 1).is_ok(), "the new client takes records");
-        link.current.as_ref().unwrap().test_fatal_error();
+        fail(&link);
         let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
-        link.replaced_at = Some(Instant::now() + REPLACE_INTERVAL_MIN);
-        assert!(!link.died(delivery.token).unwrap(), "one that dies at once is left for a while");
-        link.replaced_at = Some(Instant::now() - REPLACE_INTERVAL_MIN);
-        assert!(link.died(delivery.token).unwrap(), "and replaced then");
+        let soon = REPLACE_INTERVAL_MIN / 2;
+        assert!(!link.died(delivery.token, soon).unwrap(), "one that dies at once is left for a while");
+        assert!(link.died(delivery.token, REPLACE_INTERVAL_MIN).unwrap(), "and replaced then");
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl Picture {
 }
 
 /// Counters of the metrics page.
+#[derive(Clone)]
 pub struct Counters {
     /// Records the broker acknowledged.
     pub acknowledged: Counter,

@@ -7,6 +7,7 @@ use crate::scheduler::{Key, Subtrees, Token, Trouble};
 use crate::spool::{Identity, SpoolDir, open_for_reading};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use mutation::Mutation;
 use protocol::{Digest, Header, Kind, RelativePath};
 use std::fs::File;
 use std::io;
@@ -33,9 +34,26 @@ pub struct Place {
 /// A file opened for reading, found to be the expected one.
 #[derive(Debug)]
 pub struct OpenFile {
-    file: File,
+    file: Source,
     identity: Identity,
     place: Place,
+}
+
+/// What is read: a file, or what the simulation puts in its place.
+#[derive(Debug)]
+enum Source {
+    File(File),
+    Held(Arc<dyn Held>),
+}
+
+/// A file of the simulation, as it is at each moment.
+pub trait Held: std::fmt::Debug + Send + Sync {
+    /// What `fstat` would tell.
+    fn identity(&self) -> io::Result<Identity>;
+    /// [`fsio::writers`].
+    fn has_writers(&self) -> bool;
+    /// [`FileExt::read_exact_at`].
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 /// Which file is expected.
@@ -150,6 +168,13 @@ pub struct Readers {
 }
 
 impl Readers {
+    /// The ends without the threads, for the simulation.
+    pub fn without_threads(outstanding_max: usize) -> (Readers, Receiver<Job>, Sender<Outcome>) {
+        let (jobs, inbox) = bounded(outstanding_max);
+        let (outbox, outcomes) = bounded(outstanding_max);
+        (Readers { jobs: Some(jobs), outcomes, threads: Vec::new() }, inbox, outbox)
+    }
+
     /// Starts the threads; `outstanding_max` bounds the jobs the caller has out at any time.
     pub fn start(buffers: &Arc<Buffers>, outstanding_max: usize) -> io::Result<Readers> {
         let (jobs, inbox) = bounded::<Job>(outstanding_max);
@@ -177,7 +202,8 @@ impl Readers {
     }
 }
 
-fn work(job: Job, buffers: &Buffers) -> Outcome {
+/// Does one piece of work.
+pub fn work(job: Job, buffers: &Buffers) -> Outcome {
     match job {
         Job::Open(key, place, expected) => match open(place, expected) {
             Ok(file) => Outcome::Opened(key, Arc::new(file)),
@@ -199,13 +225,13 @@ fn work(job: Job, buffers: &Buffers) -> Outcome {
 }
 
 fn open(place: Place, expected: Expected) -> Result<OpenFile, Trouble> {
-    let file = open_for_reading(&place.spool, &place.path).map_err(|error| trouble_of(&error))?;
+    let file = source(&place).map_err(|error| trouble_of(&error))?;
     // Before the identity is taken. Who has the file mapped can change it without any trace, and a write under way has
     // left its trace already; whoever comes later leaves one first.
-    if fsio::writers(&file) == fsio::Writers::Some {
+    if file.has_writers() {
         return Err(Trouble::BeingWritten);
     }
-    let identity = identity_of(&file)?;
+    let identity = file.identity()?;
     if !expected.fits(&identity) {
         return Err(Trouble::Changed);
     }
@@ -251,7 +277,9 @@ impl OpenFile {
     /// Tells the kernel that the file will be read from front to back.
     pub fn expect_sequential(&self) {
         // A filesystem without it is read all the same.
-        let _only_a_hint = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential);
+        if let Source::File(file) = &self.file {
+            let _only_a_hint = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
+        }
     }
 
     fn read_exactly(&self, buffer: &mut [u8], offset: u64) -> Result<(), Trouble> {
@@ -262,20 +290,51 @@ impl OpenFile {
     }
 
     fn is_same(&self) -> Result<(), Trouble> {
-        if identity_of(&self.file)?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
+        if mutation::is(Mutation::ChangeUnnoticed) {
+            return Ok(());
+        }
+        if self.file.identity()?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
     }
 
     fn is_same_everywhere(&self) -> Result<(), Trouble> {
         self.is_same()?;
-        let named =
-            open_for_reading(&self.place.spool, &self.place.path).map_err(|error| trouble_of(&error))?;
-        if identity_of(&named)?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
+        if mutation::is(Mutation::ChangeUnnoticed) {
+            return Ok(());
+        }
+        let named = source(&self.place).map_err(|error| trouble_of(&error))?;
+        if named.identity()?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
     }
 }
 
-fn identity_of(file: &File) -> Result<Identity, Trouble> {
-    let stat = rustix::fs::fstat(file).map_err(|errno| trouble_of(&errno.into()))?;
-    Ok(Identity::of(&stat))
+fn source(place: &Place) -> io::Result<Source> {
+    match place.spool.held() {
+        None => open_for_reading(&place.spool, &place.path).map(Source::File),
+        Some(spool) => spool.open(&place.path).map(Source::Held),
+    }
+}
+
+impl Source {
+    fn has_writers(&self) -> bool {
+        match self {
+            Source::File(file) => fsio::writers(file) == fsio::Writers::Some,
+            Source::Held(held) => held.has_writers(),
+        }
+    }
+
+    fn identity(&self) -> Result<Identity, Trouble> {
+        let found = match self {
+            Source::File(file) => rustix::fs::fstat(file).map(|stat| Identity::of(&stat)).map_err(io::Error::from),
+            Source::Held(held) => held.identity(),
+        };
+        found.map_err(|error| trouble_of(&error))
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Source::File(file) => file.read_exact_at(buffer, offset),
+            Source::Held(held) => held.read_exact_at(buffer, offset),
+        }
+    }
 }
 
 /// What an error of opening or reading means for the file.

@@ -7,7 +7,9 @@ use crate::scheduler::{Key, Plan, SequenceId, Step};
 use crate::spool::Identity;
 use ledger::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use ledger::{Ledger, Schema};
+use mutation::Mutation;
 use protocol::{Digest, RelativePath, Subtree, UploaderId};
+use rand::RngCore;
 
 /// Bytes of one subtree in the ledger: offset, length, chaining value.
 const SUBTREE_BYTES: usize = 8 + 8 + 32;
@@ -166,9 +168,10 @@ pub struct Request {
 }
 
 /// Opens the ledger; gives the uploader's id, made at the very first start.
-pub fn open(path: &std::path::Path) -> Result<(Ledger, UploaderId), ledger::Error> {
+pub fn open(path: &std::path::Path, random: &mut impl RngCore) -> Result<(Ledger, UploaderId), ledger::Error> {
     let mut ledger = Ledger::open(path, &SCHEMA)?;
-    let fresh: [u8; 16] = rand::random();
+    let mut fresh = [0; 16];
+    random.fill_bytes(&mut fresh);
     let uploader = ledger.transaction(|tx| {
         tx.execute("INSERT OR IGNORE INTO meta(key, value) VALUES('uploader', ?)", [fresh])?;
         tx.query_row("SELECT value FROM meta WHERE key = 'uploader'", [], |row| row.get::<_, [u8; 16]>(0))
@@ -177,11 +180,23 @@ pub fn open(path: &std::path::Path) -> Result<(Ledger, UploaderId), ledger::Erro
 }
 
 /// A fresh random incarnation, recorded; those of earlier runs that have no open transfer are forgotten.
-pub fn begin_incarnation(ledger: &mut Ledger, now_ms: i64) -> Result<u64, ledger::Error> {
+pub fn begin_incarnation(
+    ledger: &mut Ledger,
+    random: &mut impl RngCore,
+    now_ms: i64,
+) -> Result<u64, ledger::Error> {
     ledger.transaction(|tx| {
+        if mutation::is(Mutation::IncarnationReused) {
+            let last: Option<i64> = tx
+                .query_row("SELECT number FROM incarnation ORDER BY started_ms DESC", [], |row| row.get(0))
+                .optional()?;
+            if let Some(number) = last {
+                return Ok(number as u64);
+            }
+        }
         tx.execute("DELETE FROM incarnation WHERE number NOT IN (SELECT incarnation FROM transfer)", [])?;
         loop {
-            let number: u64 = rand::random();
+            let number = random.next_u64();
             let known: Option<i64> = tx
                 .query_row("SELECT 1 FROM incarnation WHERE number = ?", [number as i64], |row| row.get(0))
                 .optional()?;

@@ -21,7 +21,24 @@ impl SentFiles {
     }
 
     fn look(&self, spool_name: &str, path: &[u8], identity: &Identity) -> rusqlite::Result<bool> {
-        let Some(connection) = &self.connection else { return Ok(false) };
+        match &self.connection {
+            Some(connection) => was_sent(connection, spool_name, path, identity),
+            None => Ok(false),
+        }
+    }
+
+    fn wrap<T>(&self, result: rusqlite::Result<T>) -> Result<T, String> {
+        result.map_err(|error| format!("ledger {}: {error}", self.path.display()))
+    }
+}
+
+/// Whether this drop of a file was sent.
+pub fn was_sent(
+    connection: &Connection,
+    spool_name: &str,
+    path: &[u8],
+    identity: &Identity,
+) -> rusqlite::Result<bool> {
         let sql = "SELECT ino, size, mtime_seconds, mtime_nanos FROM sent WHERE spool = ? AND path = ?";
         let kept = connection
             .prepare_cached(sql)?
@@ -38,11 +55,6 @@ impl SentFiles {
             })
             .optional()?;
         Ok(kept.is_some_and(|kept| identity.same_drop(&kept)))
-    }
-
-    fn wrap<T>(&self, result: rusqlite::Result<T>) -> Result<T, String> {
-        result.map_err(|error| format!("ledger {}: {error}", self.path.display()))
-    }
 }
 
 impl Remembered for SentFiles {

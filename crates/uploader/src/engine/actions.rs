@@ -140,7 +140,7 @@ impl Engine {
             Step::Done => {
                 let kept =
                     file.spool.and_then(|spool| self.spools.get(spool)).is_none_or(|spool| spool.keeps);
-                Change::Done { id, digest: file.digest?, kept, now_ms: super::start::wall_ms() }
+                Change::Done { id, digest: file.digest?, kept, now_ms: self.wall_ms() }
             }
             Step::Aborting => Change::Aborting(id),
             Step::Aborted => Change::Aborted(id),
@@ -223,7 +223,7 @@ impl Engine {
         retry: Disposition,
     ) -> Result<(), Stop> {
         self.complain(error, retry);
-        if retry == Disposition::NewProducer && self.link.died(flight).map_err(configuration)? {
+        if retry == Disposition::NewProducer && self.link.died(flight, self.now()).map_err(configuration)? {
             self.counters.producers.inc();
             if self.throttle.allow(("producer", error)).is_some() {
                 tracing::warn!(

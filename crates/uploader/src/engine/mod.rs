@@ -16,6 +16,7 @@ mod files;
 mod offers;
 mod reports;
 mod resume;
+pub mod simulation;
 mod start;
 
 #[doc(hidden)]
@@ -33,7 +34,7 @@ use crate::scheduler::{Event, Key, Scheduler, Token};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir, SpoolHandle};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, never, select};
-use daemon::{Context, Exit, Stop, Throttle, UploaderSettings};
+use daemon::{Clock, Context, Exit, Stop, Throttle, UploaderSettings};
 use files::Files;
 use kafka::TopicInfo;
 use offers::Failures;
@@ -99,7 +100,8 @@ pub struct Engine {
     link: Link,
     disposal: Disposal,
     watch: Watch,
-    spool: SpoolHandle,
+    /// None in the simulation, which never ends by itself.
+    spool: Option<SpoolHandle>,
     spool_counters: Arc<SpoolCounters>,
     /// Answers the spool was given since the start.
     answers_given: u64,
@@ -123,7 +125,8 @@ pub struct Engine {
     limit: RecordLimit,
     generation: u64,
 
-    begun: Instant,
+    /// The time; the forward clock counts from the beginning of the run.
+    clock: Clock,
     last_acknowledged: Duration,
     painter: Painter,
     painted_at: Duration,
@@ -134,7 +137,12 @@ pub struct Engine {
 
 impl Engine {
     fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.clock.now()
+    }
+
+    /// The wall clock in milliseconds since 1970, for people who read the ledger.
+    fn wall_ms(&self) -> i64 {
+        self.clock.wall().as_millisecond()
     }
 
     /// Runs until the process is to end, or with `--once` until everything is sent.

@@ -5,7 +5,7 @@
 use super::Engine;
 use super::files::File;
 use crate::scheduler::{Event, Key};
-use crate::spool::{Answer, Ready, Verdict};
+use crate::spool::{Answer, Ready, SpoolHandle, Verdict};
 use daemon::{Exit, Stop, escape_name};
 use protocol::RelativePath;
 use std::collections::HashMap;
@@ -99,7 +99,7 @@ impl Engine {
             digest: None,
             asked: Some(identity),
             successor: None,
-            started_ms: super::start::wall_ms(),
+            started_ms: self.wall_ms(),
         };
         let key = self.files.insert(file);
         self.scheduler.apply(self.now(), Event::Offered { key, size: identity.size });
@@ -161,7 +161,7 @@ impl Engine {
     /// With `--once`: whether all is done, and how it went.
     pub(super) fn once_finished(&mut self) -> Option<Result<(), Stop>> {
         // In this order: what the spool hands over before it says "complete" is seen in the channel afterwards.
-        let complete = self.spool.scan_complete();
+        let complete = self.spool.as_ref().is_some_and(SpoolHandle::scan_complete);
         let empty = self.ready.is_empty()
             && self.scheduler.is_idle()
             && self.answers_waiting.is_empty()

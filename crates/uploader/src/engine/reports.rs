@@ -13,6 +13,7 @@ use crate::scheduler::{Event, Key, Piece, State, Step, Token, Topic, Trouble};
 use crate::spool::Retired;
 use daemon::{CHUNK_TARGET, Exit, Stop};
 use kafka::{Delivery, Disposition, Outcome, TopicInfo};
+use mutation::Mutation;
 use std::time::Duration;
 
 /// Files that could not be put away are tried again after so long…
@@ -104,6 +105,10 @@ impl Engine {
             Outcome::Acknowledged { offset } => {
                 self.acknowledged(flight.token, offset, value.len() as u64);
                 self.buffers.give_back(value);
+                Ok(())
+            }
+            Outcome::Unproven if mutation::is(Mutation::UnprovenBelieved) => {
+                self.acknowledged(flight.token, i64::MAX, value.len() as u64);
                 Ok(())
             }
             // A success that proves nothing; on a fresh partition such a record can be lost.

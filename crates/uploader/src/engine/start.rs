@@ -19,7 +19,7 @@ use crate::scheduler::{Limits, RETIRING_MAX, Scheduler, Setup, TRANSFERS_MAX, To
 use crate::spool::{self, SpoolCounters};
 use crate::wire;
 use crossbeam_channel::{bounded, select};
-use daemon::{After, Context, Exit, ProfileLimits, Stop, Throttle, UploaderRun, UploaderSettings};
+use daemon::{After, Clock, Context, Exit, ProfileLimits, Stop, Throttle, UploaderRun, UploaderSettings};
 use fsio::lock::{DirLock, LockError};
 use kafka::{ProducerTuning, TopicInfo};
 use protocol::Name;
@@ -27,7 +27,7 @@ use rand::SeedableRng;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Files between the spool and the engine, at most.
 const READY_MAX: usize = 1_024;
@@ -54,10 +54,12 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let source = picture.clone();
     context.status.set_source(Box::new(move || source.snapshot()));
 
-    let (mut ledger, uploader) = records::open(&ledger_path).map_err(ledger_stop)?;
+    let clock = Clock::system();
+    let (mut ledger, uploader) = records::open(&ledger_path, &mut rand::rng()).map_err(ledger_stop)?;
     let found =
         ledger.read(|connection| records::unfinished(connection, UNFINISHED_MAX)).map_err(ledger_stop)?;
-    let incarnation = records::begin_incarnation(&mut ledger, wall_ms()).map_err(ledger_stop)?;
+    let incarnation = records::begin_incarnation(&mut ledger, &mut rand::rng(), clock.wall().as_millisecond())
+        .map_err(ledger_stop)?;
     let dirs = spool::open(&settings.spools)?;
     let (ready_sender, ready) = bounded(READY_MAX);
     let (answers, answers_receiver) = bounded(READY_MAX);
@@ -114,7 +116,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         link: Link::new(kafka, tuning, records_max).map_err(configuration)?,
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX).map_err(thread_stop)?,
         watch,
-        spool,
+        spool: Some(spool),
         spool_counters: counters,
         answers_given: 0,
         ready,
@@ -132,7 +134,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         topic,
         limit,
         generation: seen.generation,
-        begun: Instant::now(),
+        clock,
         last_acknowledged: Duration::ZERO,
         painter: Painter::new(picture),
         painted_at: Duration::ZERO,
@@ -282,7 +284,3 @@ fn ledger_stop(error: ledger::Error) -> Stop {
     Stop::new(Exit::Io, error.to_string())
 }
 
-/// The wall clock in milliseconds since 1970, for people who read the ledger.
-pub(super) fn wall_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}

@@ -37,7 +37,7 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let directory = tempfile::tempdir().unwrap();
-        let (ledger, _) = open(&directory.path().join("ledger.db")).unwrap();
+        let (ledger, _) = open(&directory.path().join("ledger.db"), &mut rand::rng()).unwrap();
         Bench { ledger, directory }
     }
 
@@ -141,12 +141,12 @@ fn an_aborted_number_leaves_nothing() {
 fn the_uploader_keeps_its_id_and_every_start_is_another_incarnation() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger.db");
-    let (mut ledger, uploader) = open(&path).unwrap();
-    let first = begin_incarnation(&mut ledger, 1).unwrap();
+    let (mut ledger, uploader) = open(&path, &mut rand::rng()).unwrap();
+    let first = begin_incarnation(&mut ledger, &mut rand::rng(), 1).unwrap();
     drop(ledger);
-    let (mut ledger, again) = open(&path).unwrap();
+    let (mut ledger, again) = open(&path, &mut rand::rng()).unwrap();
     assert_eq!(uploader, again);
-    assert_ne!(begin_incarnation(&mut ledger, 2).unwrap(), first);
+    assert_ne!(begin_incarnation(&mut ledger, &mut rand::rng(), 2).unwrap(), first);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_ledger_of_the_first_version_is_read_and_its_transfers_have_no_name() {
         })
         .unwrap();
     drop(ledger);
-    let (ledger, _) = open(&path).unwrap();
+    let (ledger, _) = open(&path, &mut rand::rng()).unwrap();
     let found = ledger.read(|connection| unfinished(connection, 100)).unwrap();
     assert_eq!((found.len(), found[0].row.uploader.as_str(), found[0].row.started_ms), (1, "", 11));
 }

@@ -8,6 +8,7 @@ use super::event::{Action, Again, Key, Piece, Refusal, Step, Subtrees, Token, Tr
 use super::lanes::{Lane, Waiting};
 use super::transfer::{Chunks, State, Then, Transfer, verdict_of};
 use super::{PROGRESS_BYTES, PROGRESS_INTERVAL, Scheduler, Verdict};
+use mutation::Mutation;
 use protocol::{Digest, DigestTree, chunk_count};
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ impl Scheduler {
     fn record(&mut self, key: Key, step: Step) {
         self.set_state(key, State::Recording);
         self.act(Action::Persist(key, step));
+        if step == Step::Intent && mutation::is(Mutation::SentBeforeIntent) {
+            self.recorded(Duration::ZERO, key);
+        }
     }
 
     pub(super) fn durable(&mut self, now: Duration, key: Key, step: Step) {
@@ -79,6 +83,8 @@ impl Scheduler {
             (Step::Done, State::Finishing) => self.finished(key),
             (Step::Aborting, State::Aborting) => self.send_abort(key),
             (Step::Aborted, State::Closing) => self.closed(key),
+            (Step::Intent, _) if mutation::is(Mutation::SentBeforeIntent) => {}
+            (Step::Ending, _) if mutation::is(Mutation::EndBeforeEnding) => {}
             (step, state) => debug_assert!(false, "{step:?} is durable in {state:?}"),
         }
     }
@@ -134,6 +140,8 @@ impl Scheduler {
         let taken = current && transfer.chunks.as_mut().is_some_and(|chunks| chunks.read(index, subtrees));
         if !taken {
             self.credits.give_back(token.slot);
+        } else if mutation::is(Mutation::EndBeforeAcknowledged) {
+            self.chunk_acknowledged(Duration::ZERO, token.key, index);
         }
         taken
     }
@@ -221,6 +229,9 @@ impl Scheduler {
     pub(super) fn end(&mut self, key: Key, digest: Digest) {
         self.set_state(key, State::Ending(digest));
         self.act(Action::Persist(key, Step::Ending));
+        if mutation::is(Mutation::EndBeforeEnding) {
+            self.send_end(key, digest);
+        }
     }
 
     pub(super) fn send_end(&mut self, key: Key, digest: Digest) {

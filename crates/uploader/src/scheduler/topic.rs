@@ -6,6 +6,7 @@ use super::event::{Action, Kept, Key, Resume, Step, Topic, Trouble};
 use super::lanes::Lane;
 use super::transfer::{Chunks, Plan, State, Then, Transfer};
 use super::{Scheduler, partition_bytes_max};
+use mutation::Mutation;
 use protocol::{Digest, chunk_count};
 use rand::Rng;
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl Scheduler {
         self.transfers.insert(key, transfer);
         match kept {
             Kept::Aborting => self.send_abort(key),
+            Kept::Ending(_) if mutation::is(Mutation::AbortAfterEnding) => self.abort(key, Trouble::Changed),
             Kept::Ending(digest) if same_topic => self.send_end(key, digest),
             Kept::Ending(digest) => self.open_after_end(key, digest),
             Kept::Intent { .. } if !readable => self.abort(key, Trouble::Gone),

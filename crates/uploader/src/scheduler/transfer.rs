@@ -7,6 +7,7 @@ use super::credits::Slot;
 use super::lanes::Lane;
 use super::sequences::SequenceId;
 use super::{Trouble, Verdict};
+use mutation::Mutation;
 use protocol::{ChunkPlan, Digest, DigestTree, Subtree, chunk_partition};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -209,7 +210,7 @@ impl Chunks {
         }
         self.ahead += 1;
         while let Some(chunk) = self.open.get(&self.prefix)
-            && chunk.acknowledged
+            && (chunk.acknowledged || self.prefix < index && mutation::is(Mutation::ProgressAhead))
         {
             for subtree in &chunk.subtrees {
                 // A chunk is hashed into the subtrees of its own range, each range enters once: no overlap possible.

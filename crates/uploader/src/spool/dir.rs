@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::filter::Filter;
 use super::settle::Look;
+use crate::reader::Held;
 use super::{Identity, retire};
 
 /// No way out of the spool, and no links.
@@ -109,6 +110,14 @@ pub struct SpoolDir {
     settings: SpoolSettings,
     filter: Filter,
     root: RwLock<Arc<Root>>,
+    /// In the simulation: what files are opened from instead of the folder.
+    held: Option<Arc<dyn HeldSpool>>,
+}
+
+/// The files of a spool in the simulation.
+pub trait HeldSpool: std::fmt::Debug + Send + Sync {
+    /// Opens a file for reading.
+    fn open(&self, path: &RelativePath) -> io::Result<Arc<dyn Held>>;
 }
 
 impl SpoolDir {
@@ -136,7 +145,7 @@ impl SpoolDir {
                 &error,
             ),
         })?;
-        let spool = SpoolDir { settings: settings.clone(), filter, root: RwLock::new(Arc::new(root)) };
+        let spool = SpoolDir { settings: settings.clone(), filter, root: RwLock::new(Arc::new(root)), held: None };
         match spool.root().open_folder(b"") {
             Ok(_) => Ok(spool),
             Err(Errno::NOSYS | Errno::PERM) => Err(Stop::new(
@@ -149,6 +158,16 @@ impl SpoolDir {
                 &errno.into(),
             )),
         }
+    }
+
+    /// A spool of the simulation.
+    pub fn of_held(settings: &SpoolSettings, held: Arc<dyn HeldSpool>) -> Result<SpoolDir, Stop> {
+        Ok(SpoolDir { held: Some(held), ..SpoolDir::open_only(settings)? })
+    }
+
+    /// What the simulation puts in the folder's place.
+    pub fn held(&self) -> Option<&Arc<dyn HeldSpool>> {
+        self.held.as_ref()
     }
 
     /// The spool's settings.

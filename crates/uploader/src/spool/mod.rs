@@ -31,7 +31,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use daemon::{Exit, Shutdown, SpoolSettings, Stop, Throttle};
 use protocol::RelativePath;
 
-pub use dir::{SpoolDir, open_for_reading};
+pub use dir::{HeldSpool, SpoolDir, open_for_reading};
 pub use dry_run::dry_run;
 pub use filter::{Excluded, Filter};
 pub use retire::{Retired, retire, sync_retired};

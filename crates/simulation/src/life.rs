@@ -1,0 +1,272 @@
+//! The downloader: lives that end by death, by a fault or in order, each beginning from the ledger.
+//!
+//! What must never happen here: knowledge carried from one life into the next but through the ledger and the disk.
+
+use crate::disk::{Crash, SimDisk};
+use crate::world::{Group, World};
+use daemon::DiskReserve;
+use daemon::status::metric::Counter;
+use downloader::merge::{Limits, Suspicion};
+use downloader::simulation::{
+    Begun, COMPLETE_WAITING_MAX, Committer, Failure, Handling, Known, Placement, Shared, Terms, Turn, begin, decide,
+    take_in,
+};
+use downloader::store::Store;
+use fsio::Collision;
+use kafka::Watermarks;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Steps after the troubles within which everything must have come to its end.
+const CALM_STEPS_MAX: u64 = 40_000;
+/// Whether all is quiet is asked so often.
+const QUIET_EVERY: u64 = 25;
+
+/// How a life ended.
+enum End {
+    /// A fault, a change of the topic, an orderly end: another run begins.
+    Run,
+    /// Everything is delivered.
+    Quiet,
+    /// Nothing moves any more.
+    Stuck,
+}
+
+/// What a reader has in its hands.
+struct Hand {
+    place: downloader::merge::Place,
+    value: Rc<[u8]>,
+    handling: Handling,
+}
+
+/// The readers of a life.
+struct Readers {
+    hands: Vec<Option<Hand>>,
+    next: Vec<i64>,
+}
+
+/// Lives the downloader through the schedule.
+pub fn live(world: &mut World<'_>) {
+    let mut store = Store::open(std::path::Path::new(":memory:")).expect("SQLite in memory");
+    let group = Group::default();
+    let mut steps = 0;
+    loop {
+        let dies = !world.calm && world.plan.crash_within > 0;
+        let within = world.plan.crash_within;
+        let crash_in = dies.then(|| world.dice.below(if world.dice.clone().chance(300) { 8 } else { within }));
+        world.disk.crash_in(crash_in);
+        let life = AssertUnwindSafe(|| one_life(world, &mut store, &group, &mut steps));
+        match catch_unwind(life) {
+            Ok(End::Run) => world.after_death(false),
+            Ok(End::Quiet) => break,
+            Ok(End::Stuck) => {
+                world.oracle.other(format!("nothing moves any more: {}", world.describe()));
+                break;
+            }
+            Err(panic) if panic.is::<Crash>() => {
+                world.oracle.tally.crashes += 1;
+                let power_cut = world.dice.chance(world.plan.power_cuts);
+                world.oracle.tally.power_cuts += u64::from(power_cut);
+                world.after_death(power_cut);
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+        // Within `after_death` nothing was committed.
+        world.look_at_settled(&group);
+        steps += 1;
+    }
+    world.look_at_settled(&group);
+    world.judge();
+    match store.load() {
+        Ok(saved) => {
+            let open = saved.transfers.len() + saved.intents.len() + saved.endings.len();
+            if open > 0 {
+                world.oracle.other(format!("{open} files are open in the downloader's ledger"));
+            }
+        }
+        Err(error) => world.oracle.other(error.to_string()),
+    }
+}
+
+fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut u64) -> End {
+    world.trace.note("downloader starts", 0, 0);
+    let placement = Placement {
+        landing: world.plan.landing.to_owned(),
+        collision: Collision::KeepBoth,
+        commit_interval: Duration::from_millis(500),
+    };
+    let terms = Terms {
+        reserve: DiskReserve::Bytes(0),
+        limits: Limits {
+            accept: None,
+            file_size_max: u64::MAX,
+            open_files_max: 1000,
+            stalled_after_ms: u64::MAX,
+            reader_per_partition: !world.plan.merged,
+        },
+        placement: &placement,
+        undecodable: Counter::default(),
+        clock: world.clock.clone(),
+    };
+    let partitions = world.broker.logs.len();
+    let logs = &world.broker.logs;
+    let begun = begin(world.disk.clone(), store, terms, |staged, has_ledger| {
+        let known = (0..partitions as i32).map(|partition| Known {
+            staged: staged.iter().find(|(known, _)| *known == partition).map(|(_, offset)| *offset),
+            committed: group.committed(partition).filter(|_| !has_ledger),
+            marks: Watermarks { low: 0, high: logs[partition as usize].len() as i64 },
+            start: 0,
+        });
+        Some(decide(&known.collect::<Vec<_>>(), has_ledger))
+    });
+    let Begun { shared, delivered, decisions } = match begun {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return End::Run,
+        Err(failure) => {
+            world.trace.note(kind(&failure), 0, 0);
+            return End::Run;
+        }
+    };
+    if decisions.iter().any(|decision| decision.lost.is_some() || decision.ahead.is_some()) {
+        world.oracle.other("the start misses records");
+    }
+    let mut readers = Readers {
+        hands: (0..partitions).map(|_| None).collect(),
+        next: decisions.iter().map(|decision| decision.offset).collect(),
+    };
+    let mut committer = Committer::new(&shared, store, group, &placement, delivered);
+    let mut suspicion = None;
+    let end = loop {
+        *steps += 1;
+        if !world.calm && *steps > world.plan.steps {
+            world.calm_down();
+            world.disk.crash_in(None);
+        }
+        world.pass_time();
+        match world.dice.below(100) {
+            0..50 => world.step(),
+            50..52 => look_for_gaps(world, &shared, &mut suspicion),
+            52..82 => readers.step(world, &shared),
+            _ => {
+                committer.turn();
+                world.look_at_settled(group);
+            }
+        }
+        world.look();
+        check_bounds(world, &shared, partitions);
+        if shared.stopping() {
+            break End::Run;
+        }
+        let changed = world.broker.logs.len() != partitions && world.dice.chance(100);
+        if changed || !world.calm && world.dice.chance(world.plan.orderly) {
+            break End::Run;
+        }
+        if world.calm && steps.is_multiple_of(QUIET_EVERY) && is_quiet(world, &shared) {
+            break End::Quiet;
+        }
+        if *steps > world.plan.steps + CALM_STEPS_MAX {
+            break End::Stuck;
+        }
+    };
+    shared.request_stop();
+    readers.finish(&shared);
+    committer.finish();
+    world.look();
+    if let Some(failure) = shared.take_failure() {
+        world.trace.note(kind(&failure), 0, 0);
+    }
+    end
+}
+
+fn kind(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Disk(..) => "disk failed",
+        Failure::Ledger(_) => "ledger failed",
+        Failure::OutOfRange(_) => "out of range",
+        Failure::Client(_) => "client failed",
+        Failure::Stopped => "stopped",
+    }
+}
+
+impl Readers {
+    /// One turn of one reader.
+    fn step(&mut self, world: &mut World<'_>, shared: &Shared<SimDisk>) {
+        let busy = self.hands.iter().position(Option::is_some).filter(|_| world.plan.merged);
+        let partition = busy.unwrap_or_else(|| world.dice.index(self.hands.len()));
+        if self.hands[partition].is_none() {
+            let next = self.next[partition];
+            let log = &world.broker.logs[partition];
+            if next as usize >= world.broker.visible[partition] {
+                return shared.merger().at_end(partition as i32, next);
+            }
+            let place = downloader::merge::Place { partition: partition as i32, offset: next };
+            let value = Rc::clone(&log[next as usize].value);
+            self.next[partition] = next + 1;
+            self.hands[partition] = Some(Hand { place, value, handling: Handling::new(place) });
+        }
+        if self.turn(partition, shared) == Turn::Done {
+            self.hands[partition] = None;
+        }
+    }
+
+    fn turn(&mut self, partition: usize, shared: &Shared<SimDisk>) -> Turn {
+        let Some(hand) = &mut self.hands[partition] else { return Turn::Done };
+        match take_in(shared, hand.place, &hand.value) {
+            Some(taken) => hand.handling.turn(shared, &taken),
+            None => Turn::Done,
+        }
+    }
+
+    /// The run ends: what is in hand is finished, unless it has to wait.
+    fn finish(mut self, shared: &Shared<SimDisk>) {
+        for partition in 0..self.hands.len() {
+            loop {
+                match self.turn(partition, shared) {
+                    Turn::Next => {}
+                    Turn::Done => break,
+                    Turn::Wait(_) => {
+                        if let Some(hand) = self.hands[partition].take() {
+                            hand.handling.give_up(shared);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// In the order in which the housekeeping asks: the suspicion, the watermarks, the answer.
+fn look_for_gaps(world: &mut World<'_>, shared: &Shared<SimDisk>, suspicion: &mut Option<Suspicion>) {
+    let mut merger = shared.merger();
+    if !merger.is_armed() {
+        match suspicion.take() {
+            None => *suspicion = merger.suspicion(),
+            Some(suspected) => {
+                let log = |(partition, log): (usize, &Vec<_>)| (partition as i32, log.len() as i64);
+                let highs: Vec<(i32, i64)> = world.broker.logs.iter().enumerate().map(log).collect();
+                merger.arm(suspected, &highs);
+            }
+        }
+    }
+    for lost in merger.find_lost() {
+        world.oracle.other(format!("nothing is missing, but it says {lost:?}"));
+    }
+}
+
+fn check_bounds(world: &mut World<'_>, shared: &Shared<SimDisk>, partitions: usize) {
+    let unfinished = shared.merger().unfinished();
+    if unfinished > COMPLETE_WAITING_MAX + partitions {
+        world.oracle.other(format!("{unfinished} finished files wait"));
+    }
+}
+
+fn is_quiet(world: &World<'_>, shared: &Shared<SimDisk>) -> bool {
+    let ends: Vec<(i32, i64)> =
+        world.broker.logs.iter().enumerate().map(|(p, log)| (p as i32, log.len() as i64)).collect();
+    let merger = shared.merger();
+    let read = merger.is_idle() && merger.settled() == ends && !merger.has_changes();
+    drop(merger);
+    read && world.is_quiet()
+}
