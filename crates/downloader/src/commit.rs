@@ -183,6 +183,8 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             self.publish_all(&batch, intents)?;
         }
         self.shared.merger().closed(&batch.closing);
+        // From here on a task that still writes one of them sees that it is closed; this is for those that did not.
+        batch.closing.iter().for_each(|closing| self.shared.slots.discard(closing.header.transfer));
         batch.closing.iter().for_each(say_ending);
         self.shared.room.notify_all();
         Ok(())

@@ -58,7 +58,7 @@ pub struct Slots<D: Disk = PartialStore> {
     store: D,
     reserve: DiskReserve,
     map: Mutex<Map<D>>,
-    /// Partials of attempts that were replaced; removed once the ledger knows the new attempt.
+    /// Partials of attempts that were replaced, removed once the ledger knows the new attempt; and discarded ones.
     replaced: Mutex<Vec<String>>,
     /// Held while room is looked for and set aside, so that two large files do not take the same room.
     placing: Mutex<()>,
@@ -119,7 +119,14 @@ impl<D: Disk> Slots<D> {
         crate::lock(&self.map).remove(&id).map(|(_, slot)| slot.name.clone())
     }
 
-    /// The partials of replaced attempts.
+    /// Leaves a transfer's partial for removal: the transfer is closed.
+    pub fn discard(&self, id: TransferId) {
+        if let Some(name) = self.forget(id) {
+            crate::lock(&self.replaced).push(name);
+        }
+    }
+
+    /// The partials of replaced attempts, and of files that ended while they were written.
     pub fn take_replaced(&self) -> Vec<String> {
         std::mem::take(&mut *crate::lock(&self.replaced))
     }

@@ -189,9 +189,13 @@ impl Handling {
             Stage::Report(ticket) => {
                 let bytes = payload(&taken.record).len() as u64;
                 let mut merger = shared.merger();
-                merger.written(&ticket, bytes, &taken.subtrees);
+                let is_open = merger.written(&ticket, bytes, &taken.subtrees);
                 merger.passed(self.place.partition, self.place.offset + 1);
                 drop(merger);
+                if !is_open {
+                    // It ended while this was being written: the partial made for it meanwhile is nobody's.
+                    shared.slots.discard(ticket.id);
+                }
                 after_write(shared, &taken.record, self.place, bytes);
                 Turn::Next
             }
@@ -292,7 +296,9 @@ impl Handling {
     /// The file is not wanted any more.
     fn not_written<D: Disk>(&mut self, shared: &Shared<D>, ticket: &Ticket) -> Turn {
         self.stop_waiting(shared);
-        shared.merger().not_written(ticket);
+        if !shared.merger().not_written(ticket) {
+            shared.slots.discard(ticket.id);
+        }
         self.passed(shared);
         Turn::Next
     }

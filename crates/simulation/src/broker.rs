@@ -4,7 +4,7 @@
 
 use crate::dice::{Dice, Trace};
 use kafka::{Delivery, Disposition, Outcome, TopicInfo};
-use protocol::{Body, TransferId};
+use protocol::{Body, Kind, TransferId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use uploader::simulation::{Flight, Handed};
@@ -16,6 +16,10 @@ pub struct Logged {
     pub value: Rc<[u8]>,
     /// The file.
     pub id: TransferId,
+    /// Number of the plan.
+    pub attempt: u32,
+    /// Which record of it: kind and number.
+    pub piece: (Kind, u64),
 }
 
 /// A record on its way.
@@ -37,8 +41,8 @@ pub struct Broker {
     ended: BTreeSet<(TransferId, u32)>,
     /// An ABORT after the END of the same attempt, or the other way round.
     pub contradictions: Vec<TransferId>,
-    /// Records of each id.
-    pub ids: BTreeMap<TransferId, u64>,
+    /// The newest plan of each id.
+    pub attempts: BTreeMap<TransferId, u32>,
     in_flight: Vec<InFlight>,
     /// Partitions without leader.
     leaderless: BTreeSet<usize>,
@@ -58,7 +62,7 @@ impl Broker {
             aborted: BTreeSet::new(),
             ended: BTreeSet::new(),
             contradictions: Vec::new(),
-            ids: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             in_flight: Vec::new(),
             leaderless: BTreeSet::new(),
             limit: protocol::RECORD_OVERHEAD_BYTES + chunk,
@@ -207,9 +211,12 @@ impl Broker {
             }
             _ => {}
         }
-        *self.ids.entry(id).or_default() += 1;
+        let newest = self.attempts.entry(id).or_default();
+        *newest = attempt.max(*newest);
+        let number = if let Body::Chunk { index, .. } = record.body { index } else { 0 };
+        let piece = (record.body.kind(), number);
         let log = &mut self.logs[partition];
-        log.push(Logged { value: handed.value.as_slice().into(), id });
+        log.push(Logged { value: handed.value.as_slice().into(), id, attempt, piece });
         log.len() as i64 - 1
     }
 }

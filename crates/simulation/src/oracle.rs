@@ -2,7 +2,7 @@
 //!
 //! What must never happen here: believing what a daemon says of itself.
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Logged};
 use crate::disk::{SimDisk, Visible};
 use crate::spool::{SimSpool, content};
 use protocol::TransferId;
@@ -166,14 +166,30 @@ impl Oracle {
             }
             let known = self.settled.get(&partition).copied().unwrap_or(0);
             for at in known..offset.min(log.len() as i64) {
-                let id = log[at as usize].id;
-                if !broker.aborted.contains(&id) && !self.is_delivered(id, disk) {
-                    self.other(format!("settled {offset} of partition {partition} passes open file {id}"));
+                let record = &log[at as usize];
+                let closed = broker.aborted.contains(&record.id) || self.is_delivered(record.id, disk);
+                if !closed && self.is_needed(broker, record, news) {
+                    self.other(format!("settled {offset} of partition {partition} passes open {}", record.id));
                     return;
                 }
             }
             self.settled.insert(partition, known.max(offset));
         }
+    }
+
+    /// Whether a record below what is settled is the last one of its piece, under the newest plan of its file.
+    fn is_needed(&self, broker: &Broker, record: &Logged, news: &[(i32, i64)]) -> bool {
+        let settled = |partition: usize| {
+            let new = news.iter().rev().find(|(known, _)| *known as usize == partition).map(|(_, offset)| *offset);
+            new.or_else(|| self.settled.get(&(partition as i32)).copied()).unwrap_or(0) as usize
+        };
+        let same = |other: &Logged| {
+            (other.id, other.attempt, other.piece) == (record.id, record.attempt, record.piece)
+        };
+        let above = broker.logs.iter().enumerate().any(|(partition, log)| {
+            log.get(settled(partition)..).is_some_and(|rest| rest.iter().any(same))
+        });
+        broker.attempts.get(&record.id) == Some(&record.attempt) && !above
     }
 
     fn is_delivered(&self, id: TransferId, disk: &SimDisk) -> bool {

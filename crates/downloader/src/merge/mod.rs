@@ -484,14 +484,18 @@ impl Merger {
             .is_some_and(|transfer| transfer.attempt() == ticket.attempt && !transfer.ended)
     }
 
-    /// Reports a chunk as written (to the page cache; the committer makes it durable).
-    pub fn written(&mut self, ticket: &Ticket, bytes: u64, subtrees: &[Subtree]) {
-        let current = |t: &&mut Transfer| t.attempt() == ticket.attempt && !t.ended;
-        let Some(transfer) = self.open.get_mut(&ticket.id).filter(current) else { return };
+    /// Reports a chunk as written (to the page cache; the committer makes it durable). False when the file is closed:
+    /// it ended meanwhile, and nothing of it may be left.
+    pub fn written(&mut self, ticket: &Ticket, bytes: u64, subtrees: &[Subtree]) -> bool {
+        let Some(transfer) = self.open.get_mut(&ticket.id) else { return false };
+        if transfer.attempt() != ticket.attempt || transfer.ended {
+            return true;
+        }
         transfer.writing.remove(&ticket.index);
         transfer.add_chunk(ticket.index, bytes, subtrees);
         self.counts.bytes_received += bytes;
         self.finish_if_all_there(ticket.id);
+        true
     }
 
     /// Everything of this partition below `next` has been handled.
@@ -549,11 +553,14 @@ impl Merger {
         self.end(id, Ending::Unplaceable(why));
     }
 
-    /// Gives a ticket back: the chunk could not be written and is not there.
-    pub fn not_written(&mut self, ticket: &Ticket) {
-        if let Some(transfer) = self.open.get_mut(&ticket.id).filter(|t| t.attempt() == ticket.attempt) {
+    /// Gives a ticket back: the chunk could not be written and is not there. False when the file is closed, as
+    /// [`Merger::written`] says it.
+    pub fn not_written(&mut self, ticket: &Ticket) -> bool {
+        let Some(transfer) = self.open.get_mut(&ticket.id) else { return false };
+        if transfer.attempt() == ticket.attempt {
             transfer.writing.remove(&ticket.index);
         }
+        true
     }
 
     /// Sets aside what got nothing for `stalled_after`; gives the headers, to be named once.

@@ -101,9 +101,9 @@ impl Files {
     }
 
     /// The file on its way from a place.
-    pub fn at(&mut self, spool: usize, path: &RelativePath) -> Option<&mut File> {
-        let key = self.by_place.get(&(spool, path.clone()))?;
-        self.by_key.get_mut(key)
+    pub fn at(&mut self, spool: usize, path: &RelativePath) -> Option<(Key, &mut File)> {
+        let key = *self.by_place.get(&(spool, path.clone()))?;
+        Some((key, self.by_key.get_mut(&key)?))
     }
 
     /// The file of a key.

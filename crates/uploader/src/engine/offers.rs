@@ -73,14 +73,14 @@ impl Engine {
     pub(super) fn offer(&mut self, ready: Ready) {
         let (spool, path, identity, mode) = (ready.spool, &ready.path, ready.identity, ready.mode);
         let Some(name) = self.spools.get(spool).map(|spool| spool.name.clone()) else { return };
-        if let Some(file) = self.files.at(spool, path) {
+        if let Some((key, file)) = self.files.at(spool, path) {
             if file.identity.same_drop(&identity) {
                 // Taken up again after a restart; the answer comes when it is finished.
                 file.asked = Some(identity);
             } else {
                 file.successor = Some(ready);
             }
-            return;
+            return self.scheduler.apply(self.now(), Event::Again(key));
         }
         if self.files.was_finished_early(&ready) {
             let Ready { spool, path, identity, .. } = ready;
@@ -103,6 +103,21 @@ impl Engine {
         };
         let key = self.files.insert(file);
         self.scheduler.apply(self.now(), Event::Offered { key, size: identity.size });
+    }
+
+    /// A file cannot be read now; its transfer waits under its number until the spool has the file again.
+    pub(super) fn postponed(&mut self, key: Key, reason: String) {
+        let Some(file) = self.files.get_mut(key) else { return };
+        let Some(spool) = file.spool else { return };
+        let asked = file.asked.take();
+        self.painter.failed += u64::from(self.failures.add(spool, &file.path, &reason));
+        if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
+            tracing::error!("{}: {reason}; trying again later", file.shown());
+        }
+        if let Some(identity) = asked {
+            let (path, verdict) = (file.path.clone(), Verdict::Retry { reason });
+            self.answers_waiting.push_back(Answer { spool, path, identity, verdict });
+        }
     }
 
     /// A file is finished with.

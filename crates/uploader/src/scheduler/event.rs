@@ -148,6 +148,8 @@ pub enum Event {
     Acknowledged(Token),
     /// The file was put away by policy, or left where it is.
     Retired(Key),
+    /// The spool has a file again whose transfer was postponed.
+    Again(Key),
     /// What the topic looks like now.
     Topic(Topic),
     /// The licence allows all partitions, or does not.
@@ -185,6 +187,9 @@ pub enum Action {
     Retire(Key),
     /// The file is finished with: tell the spool, forget it.
     Answer(Key, Verdict),
+    /// The file cannot be read at the moment and its number stays open; the text says why. To be tried again:
+    /// [`Event::Again`], or after a while.
+    Postponed(Key, String),
     /// Look the topic up now: [`Event::Topic`].
     LookUp,
 }

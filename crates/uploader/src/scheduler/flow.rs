@@ -7,7 +7,7 @@ use super::credits::Slot;
 use super::event::{Action, Again, Key, Piece, Refusal, Step, Subtrees, Token, Trouble};
 use super::lanes::{Lane, Waiting};
 use super::transfer::{Chunks, State, Then, Transfer, verdict_of};
-use super::{PROGRESS_BYTES, PROGRESS_INTERVAL, Scheduler, Verdict};
+use super::{POSTPONED_FOR, PROGRESS_BYTES, PROGRESS_INTERVAL, Scheduler, Verdict};
 use mutation::Mutation;
 use protocol::{Digest, DigestTree, chunk_count};
 use std::time::Duration;
@@ -209,6 +209,12 @@ impl Scheduler {
             .collect();
         sending.sort_unstable();
         sending.into_iter().for_each(|key| self.progress(now, key));
+        let due = |transfer: &Transfer| now.saturating_sub(transfer.progress_at) >= POSTPONED_FOR;
+        let postponed =
+            self.transfers().filter(|(_, found)| matches!(found.state, State::Postponed(_)) && due(found));
+        let mut postponed: Vec<Key> = postponed.map(|(key, _)| key).collect();
+        postponed.sort_unstable();
+        postponed.into_iter().for_each(|key| self.again(key));
     }
 
     pub(super) fn verified(&mut self, key: Key) {
@@ -272,7 +278,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn read_failed(&mut self, token: Token, trouble: Trouble) {
+    pub(super) fn read_failed(&mut self, now: Duration, token: Token, trouble: Trouble) {
         self.credits.give_back(token.slot);
         let Some(transfer) = self.transfers.get(&token.key) else { return };
         let expected = matches!(
@@ -280,13 +286,30 @@ impl Scheduler {
             (Piece::Whole, State::Opening(_)) | (Piece::Chunk(_), State::Sending)
         );
         if expected && transfer.attempt == token.attempt {
-            self.cannot_read(token.key, trouble);
+            self.cannot_read(now, token.key, trouble);
         }
     }
 
-    /// The file cannot be had: forgotten if nothing was promised for it, else given up.
-    pub(super) fn cannot_read(&mut self, key: Key, trouble: Trouble) {
-        let Some(transfer) = self.transfers.get(&key) else { return };
+    /// The file cannot be had: forgotten if nothing was promised for it, else given up; but never given up and sent anew
+    /// when it is only unreadable and a WHOLE of it may be in the log.
+    pub(super) fn cannot_read(&mut self, now: Duration, key: Key, trouble: Trouble) {
+        let Some(transfer) = self.transfers.get_mut(&key) else { return };
+        match (transfer.state, &trouble) {
+            (State::Opening(then @ (Then::Resume | Then::Attempt)), Trouble::Unreadable(reason)) => {
+                transfer.state = State::Postponed(then);
+                transfer.progress_at = now;
+                return self.act(Action::Postponed(key, reason.clone()));
+            }
+            (State::Sending | State::Verifying, Trouble::Unreadable(reason)) if transfer.attempt > 0 => {
+                transfer.attempt += 1;
+                transfer.chunks = None;
+                transfer.progress_pending = false;
+                transfer.state = State::Postponed(Then::Attempt);
+                transfer.progress_at = now;
+                return self.act(Action::Postponed(key, reason.clone()));
+            }
+            _ => {}
+        }
         match transfer.state {
             State::Opening(Then::AttemptAfterEnd(digest)) => self.send_end(key, digest),
             State::Opening(_) | State::Sending | State::Verifying if transfer.id.is_some() => {
@@ -298,6 +321,14 @@ impl Scheduler {
                 self.act(Action::Answer(key, verdict_of(trouble)));
             }
             _ => {}
+        }
+    }
+
+    /// Tries a postponed transfer once more.
+    pub(super) fn again(&mut self, key: Key) {
+        let state = self.transfers.get(&key).map(|transfer| transfer.state);
+        if let Some(State::Postponed(then)) = state.filter(|_| !self.draining) {
+            self.start(key, then);
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! small:  Waiting → Opening (reads all) → Recording INTENT → Sending WHOLE ───────────────────────────► Finishing → Retiring
 //! large:            Opening             → Recording INTENT → Sending CHUNKs → Verifying → Ending → EndSent ─┘
-//! trouble once a sequence number is taken: Aborting → AbortSent → Closing
+//! trouble once a sequence number is taken: Aborting → AbortSent → Closing; unreadable before anything is sent: Postponed
 //! ```
 //! A topic that was made anew, or a limit that shrank, sends a transfer back to the beginning under a new attempt.
 //!
@@ -48,6 +48,8 @@ pub const TRANSFERS_MAX: usize = 512 + 16 + 4 + RETIRING_MAX;
 const PROGRESS_BYTES: u64 = 256 * 1024 * 1024;
 /// …or after so long, whichever comes first.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// A transfer whose file cannot be read is tried again after so long, if the spool does not have the file before.
+const POSTPONED_FOR: Duration = Duration::from_secs(60);
 
 /// What a scheduler starts with.
 pub struct Setup {
@@ -118,8 +120,9 @@ impl Scheduler {
             Event::Resumed(resume) => self.resumed(now, *resume),
             Event::Opened(key) => self.opened(now, key),
             Event::WholeRead(token) => self.whole_read(token),
-            Event::CannotRead(key, trouble) => self.cannot_read(key, trouble),
-            Event::ReadFailed(token, trouble) => self.read_failed(token, trouble),
+            Event::CannotRead(key, trouble) => self.cannot_read(now, key, trouble),
+            Event::ReadFailed(token, trouble) => self.read_failed(now, token, trouble),
+            Event::Again(key) => self.again(key),
             Event::Verified(key) => self.verified(key),
             Event::Durable(key, step) => self.durable(now, key, step),
             Event::Acknowledged(token) => self.acknowledged(now, token),
@@ -142,9 +145,10 @@ impl Scheduler {
         !self.draining && self.lanes.have_room()
     }
 
-    /// Nothing waits and nothing is under way.
+    /// Nothing waits and nothing is under way, but for what cannot be read at the moment.
     pub fn is_idle(&self) -> bool {
-        self.transfers.is_empty() && self.lanes.waiting() == 0
+        let postponed = |transfer: &Transfer| matches!(transfer.state, State::Postponed(_));
+        self.lanes.waiting() == 0 && self.transfers.values().all(postponed)
     }
 
     /// Files in the queues, not begun.

@@ -67,6 +67,9 @@ pub enum State {
     Opening(Then),
     /// The sequence number, or the attempt, is being made durable.
     Recording,
+    /// The file cannot be read at the moment, but a WHOLE of it may be in the log: under another number it could arrive
+    /// twice, so it waits under its own.
+    Postponed(Then),
     /// Records are on their way.
     Sending,
     /// A record was refused for its size; the topic's limit is being looked up.

@@ -65,6 +65,12 @@ fn files_that_change_are_sent_anew_and_every_number_is_closed() {
 }
 
 #[test]
+fn what_is_unreadable_after_a_crash_keeps_its_number_and_arrives_once() {
+    let chaos = Chaos { refuse: 20, crash: 5, unreadable: 20, ..CALM };
+    seeds().for_each(|seed| delivered_once(&simulate(seed, chaos)));
+}
+
+#[test]
 fn modes_and_topics_may_change_under_way() {
     let chaos = Chaos { refuse: 5, topic: 3, mode: 5, ..CALM };
     seeds().for_each(|seed| delivered_once(&simulate(seed, chaos)));

@@ -32,6 +32,7 @@ enum Work {
     Record(Token, Option<Digest>),
     Parked(Token),
     Retire(Key),
+    Again(Key),
     LookUp,
 }
 
@@ -263,6 +264,7 @@ impl World {
             Action::SendEnd(token, digest) => self.send(token, Some(digest)),
             Action::Retire(key) => self.work.push(Work::Retire(key)),
             Action::LookUp => self.work.push(Work::LookUp),
+            Action::Postponed(key, _) => self.work.push(Work::Again(key)),
             Action::Answer(key, verdict) => {
                 let transfer = self.under_way.remove(&key).unwrap();
                 if verdict == Verdict::Sent {
@@ -404,6 +406,7 @@ impl World {
             }
             Work::Retire(key) => self.scheduler.apply(now, Event::Retired(key)),
             Work::LookUp => self.scheduler.apply(now, Event::Topic(self.topic)),
+            Work::Again(key) => self.scheduler.apply(now, Event::Again(key)),
         }
     }
 
