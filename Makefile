@@ -37,6 +37,7 @@ soak: tools kafka
 test: tools kafka lint
 	$(CARGO) build --locked --bins
 	$(CARGO) test --workspace --locked
+	$(CARGO) test --package simulation --features seeded --test mutations --locked
 
 fuzz: tools
 	@scripts/fuzz $(or $(RUNS),10000000) $(TARGET)

@@ -421,7 +421,8 @@ impl Disk for SimDisk {
         let name = components.pop().unwrap_or_default();
         let mut folder = OUTPUT;
         for component in components {
-            let mut candidates = std::iter::once(component.to_vec()).chain((0..).map(|n| tagged(component, &tag(n))));
+            let mut candidates =
+                std::iter::once(component.to_vec()).chain((0..).map(|n| tagged(component, &tag(n))));
             folder = loop {
                 let candidate = candidates.next().unwrap_or_default();
                 match state.look(folder, &candidate) {
@@ -440,7 +441,8 @@ impl Disk for SimDisk {
                 }
             };
         }
-        let candidates = std::iter::once(name.to_vec()).chain((0..64).map(|number| tagged(name, &tag(number))));
+        let candidates =
+            std::iter::once(name.to_vec()).chain((0..64).map(|number| tagged(name, &tag(number))));
         for candidate in candidates {
             touched.insert((0, folder), folder);
             if state.look(folder, &candidate).is_some() {

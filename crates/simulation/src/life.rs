@@ -8,8 +8,8 @@ use daemon::DiskReserve;
 use daemon::status::metric::Counter;
 use downloader::merge::{Limits, Suspicion};
 use downloader::simulation::{
-    Begun, COMPLETE_WAITING_MAX, Committer, Failure, Handling, Known, Placement, Shared, Terms, Turn, begin, decide,
-    take_in,
+    Begun, COMPLETE_WAITING_MAX, Committer, Failure, Handling, Known, Placement, Shared, Terms, Turn, begin,
+    decide, take_in,
 };
 use downloader::store::Store;
 use fsio::Collision;
@@ -54,7 +54,8 @@ pub fn live(world: &mut World<'_>) {
     loop {
         let dies = !world.calm && world.plan.crash_within > 0;
         let within = world.plan.crash_within;
-        let crash_in = dies.then(|| world.dice.below(if world.dice.clone().chance(300) { 8 } else { within }));
+        let crash_in =
+            dies.then(|| world.dice.below(if world.dice.clone().chance(300) { 8 } else { within }));
         world.disk.crash_in(crash_in);
         let life = AssertUnwindSafe(|| one_life(world, &mut store, &group, &mut steps));
         match catch_unwind(life) {

@@ -180,7 +180,11 @@ mod tests {
         directory.sync(PARTIALS);
         directory.rename(slot(PARTIALS, "a"), slot(OUTPUT, "b"), Entry::File(7));
         directory.cut(|| false);
-        assert_eq!(directory.cache().get(&slot(PARTIALS, "a")), Some(&Entry::File(7)), "the rename is undone whole");
+        assert_eq!(
+            directory.cache().get(&slot(PARTIALS, "a")),
+            Some(&Entry::File(7)),
+            "the rename is undone whole"
+        );
     }
 
     #[test]

@@ -77,9 +77,11 @@ const PIECE: usize = 64;
 fn identify(spool: &SimSpool, path: &[u8], bytes: &[u8]) -> Found {
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let name = name.split(|byte| *byte == b'~').next().unwrap_or_default();
-    let number = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix('f')?.parse::<usize>().ok());
+    let number =
+        std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix('f')?.parse::<usize>().ok());
     let Some(number) = number.filter(|number| *number < spool.len()) else { return Found::Strange };
-    let sizes: Vec<usize> = spool.with(number, |file| file.versions.iter().map(|version| version.size).collect());
+    let sizes: Vec<usize> =
+        spool.with(number, |file| file.versions.iter().map(|version| version.size).collect());
     let versions: Vec<Vec<u8>> =
         sizes.iter().enumerate().map(|(version, size)| content(number, version, *size)).collect();
     if let Some(version) = versions.iter().position(|version| version == bytes) {
@@ -169,7 +171,10 @@ impl Oracle {
                 let record = &log[at as usize];
                 let closed = broker.aborted.contains(&record.id) || self.is_delivered(record.id, disk);
                 if !closed && self.is_needed(broker, record, news) {
-                    self.other(format!("settled {offset} of partition {partition} passes open {}", record.id));
+                    self.other(format!(
+                        "settled {offset} of partition {partition} passes open {}",
+                        record.id
+                    ));
                     return;
                 }
             }
@@ -180,15 +185,17 @@ impl Oracle {
     /// Whether a record below what is settled is the last one of its piece, under the newest plan of its file.
     fn is_needed(&self, broker: &Broker, record: &Logged, news: &[(i32, i64)]) -> bool {
         let settled = |partition: usize| {
-            let new = news.iter().rev().find(|(known, _)| *known as usize == partition).map(|(_, offset)| *offset);
+            let new =
+                news.iter().rev().find(|(known, _)| *known as usize == partition).map(|(_, offset)| *offset);
             new.or_else(|| self.settled.get(&(partition as i32)).copied()).unwrap_or(0) as usize
         };
         let same = |other: &Logged| {
             (other.id, other.attempt, other.piece) == (record.id, record.attempt, record.piece)
         };
-        let above = broker.logs.iter().enumerate().any(|(partition, log)| {
-            log.get(settled(partition)..).is_some_and(|rest| rest.iter().any(same))
-        });
+        let above =
+            broker.logs.iter().enumerate().any(|(partition, log)| {
+                log.get(settled(partition)..).is_some_and(|rest| rest.iter().any(same))
+            });
         broker.attempts.get(&record.id) == Some(&record.attempt) && !above
     }
 

@@ -78,8 +78,7 @@ pub struct SimSpool {
 impl SimSpool {
     /// Files of these sizes, all there from the beginning.
     pub fn new(seed: u64, sizes: &[usize], unreadable: u64) -> SimSpool {
-        let inner =
-            Inner { files: Vec::new(), inodes: 0, clock: 0, dice: Dice::new(seed, 3), unreadable };
+        let inner = Inner { files: Vec::new(), inodes: 0, clock: 0, dice: Dice::new(seed, 3), unreadable };
         let spool = SimSpool { inner: Arc::new(Mutex::new(inner)) };
         for (number, size) in sizes.iter().enumerate() {
             let folder = number % 3;

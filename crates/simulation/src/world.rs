@@ -260,11 +260,7 @@ impl<'s> World<'s> {
                 }
             }
             4 => self.hand_over(),
-            5 => {
-                if uploader.wants_a_look() || self.dice.chance(100) {
-                    uploader.look(self.broker.topic());
-                }
-            }
+            5 if uploader.wants_a_look() || self.dice.chance(100) => uploader.look(self.broker.topic()),
             _ => {}
         }
         self.uploader_turn();
@@ -334,7 +330,11 @@ impl<'s> World<'s> {
                 uploader.memory().was_sent(path.as_bytes(), &identity).unwrap_or(false)
             }
         });
-        all_sent && uploader.is_idle() && uploader.has_written_all() && self.broker.is_quiet() && self.broker.is_all_visible()
+        all_sent
+            && uploader.is_idle()
+            && uploader.has_written_all()
+            && self.broker.is_quiet()
+            && self.broker.is_all_visible()
     }
 
     /// Where everything stands, for people who look at a schedule.
@@ -345,7 +345,11 @@ impl<'s> World<'s> {
         };
         let visible: Vec<(usize, usize)> =
             self.broker.logs.iter().map(Vec::len).zip(self.broker.visible.iter().copied()).collect();
-        format!("uploader {uploader}; {} jobs, {} orders; partitions {visible:?}", self.jobs.len(), self.orders.len())
+        format!(
+            "uploader {uploader}; {} jobs, {} orders; partitions {visible:?}",
+            self.jobs.len(),
+            self.orders.len()
+        )
     }
 
     /// The end.

@@ -61,7 +61,6 @@ pub struct Handed {
     pub flight: Flight,
 }
 
-
 impl Link {
     /// Starts the first producer; does not wait for a broker. `outstanding_max` bounds the records the caller has out.
     pub fn new(settings: Settings, tuning: ProducerTuning, outstanding_max: usize) -> kafka::Result<Link> {
@@ -81,8 +80,16 @@ impl Link {
             Settings { properties: Default::default(), topic: String::new(), client_id: String::new() };
         let current = Some(Client::Handed(taker));
         let old = Vec::new();
-        let link =
-            Link { settings, tuning, current, number: 0, outbox: outbox.clone(), reports, old, replaced_at: None };
+        let link = Link {
+            settings,
+            tuning,
+            current,
+            number: 0,
+            outbox: outbox.clone(),
+            reports,
+            old,
+            replaced_at: None,
+        };
         (link, outbox)
     }
 

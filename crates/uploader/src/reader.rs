@@ -323,7 +323,9 @@ impl Source {
 
     fn identity(&self) -> Result<Identity, Trouble> {
         let found = match self {
-            Source::File(file) => rustix::fs::fstat(file).map(|stat| Identity::of(&stat)).map_err(io::Error::from),
+            Source::File(file) => {
+                rustix::fs::fstat(file).map(|stat| Identity::of(&stat)).map_err(io::Error::from)
+            }
             Source::Held(held) => held.identity(),
         };
         found.map_err(|error| trouble_of(&error))

@@ -168,7 +168,10 @@ pub struct Request {
 }
 
 /// Opens the ledger; gives the uploader's id, made at the very first start.
-pub fn open(path: &std::path::Path, random: &mut impl RngCore) -> Result<(Ledger, UploaderId), ledger::Error> {
+pub fn open(
+    path: &std::path::Path,
+    random: &mut impl RngCore,
+) -> Result<(Ledger, UploaderId), ledger::Error> {
     let mut ledger = Ledger::open(path, &SCHEMA)?;
     let mut fresh = [0; 16];
     random.fill_bytes(&mut fresh);

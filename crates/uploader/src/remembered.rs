@@ -39,22 +39,22 @@ pub fn was_sent(
     path: &[u8],
     identity: &Identity,
 ) -> rusqlite::Result<bool> {
-        let sql = "SELECT ino, size, mtime_seconds, mtime_nanos FROM sent WHERE spool = ? AND path = ?";
-        let kept = connection
-            .prepare_cached(sql)?
-            .query_row(params![spool_name, path], |row| {
-                Ok(Identity {
-                    dev: 0,
-                    ino: row.get::<_, i64>(0)? as u64,
-                    size: row.get::<_, i64>(1)? as u64,
-                    mtime_seconds: row.get(2)?,
-                    mtime_nanos: row.get(3)?,
-                    ctime_seconds: 0,
-                    ctime_nanos: 0,
-                })
+    let sql = "SELECT ino, size, mtime_seconds, mtime_nanos FROM sent WHERE spool = ? AND path = ?";
+    let kept = connection
+        .prepare_cached(sql)?
+        .query_row(params![spool_name, path], |row| {
+            Ok(Identity {
+                dev: 0,
+                ino: row.get::<_, i64>(0)? as u64,
+                size: row.get::<_, i64>(1)? as u64,
+                mtime_seconds: row.get(2)?,
+                mtime_nanos: row.get(3)?,
+                ctime_seconds: 0,
+                ctime_nanos: 0,
             })
-            .optional()?;
-        Ok(kept.is_some_and(|kept| identity.same_drop(&kept)))
+        })
+        .optional()?;
+    Ok(kept.is_some_and(|kept| identity.same_drop(&kept)))
 }
 
 impl Remembered for SentFiles {

@@ -14,6 +14,11 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
+    #[cfg(feature = "seeded")]
+    if let Some(at) = arguments.iter().position(|argument| argument == "--mutation") {
+        let named = |mutation: &&mutation::Mutation| Some(&format!("{mutation:?}")) == arguments.get(at + 1);
+        mutation::switch_on(mutation::Mutation::ALL.iter().find(named).copied());
+    }
     let stage = Stage::new();
     if let Some(seed) = value("--seed") {
         let outcome = run(&stage, seed, true);

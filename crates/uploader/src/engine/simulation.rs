@@ -15,11 +15,11 @@ use crate::remembered::was_sent;
 use crate::scheduler::{Limits, Scheduler, Setup, Topic};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir};
 use crate::wire;
-use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use daemon::settings::{After, ChunkLines, LogFormat, LogSettings, Profile, Program};
 use daemon::{
-    Build, Clock, CommonSettings, Context, LicenseSettings, LicenseWatch, Shutdown, SpoolSettings, Status, Throttle,
-    UploaderSettings,
+    Build, Clock, CommonSettings, Context, LicenseSettings, LicenseWatch, Shutdown, SpoolSettings, Status,
+    Throttle, UploaderSettings,
 };
 use kafka::{Delivery, ProducerTuning, TopicInfo};
 use ledger::Ledger;
@@ -217,7 +217,7 @@ impl Uploader {
         let (readers, jobs, outcomes) = Readers::without_threads(OUTSTANDING_MAX);
         let (disposal, orders, retired) = Disposal::without_thread(OUTSTANDING_MAX);
         let (watch, looks, asked) = Watch::without_thread();
-        let (taker, handed) = unbounded();
+        let (taker, handed) = bounded(OUTSTANDING_MAX);
         let (link, deliveries) = Link::handed(taker, tuning, OUTSTANDING_MAX);
         let (ready, files) = bounded(OUTSTANDING_MAX);
         let (answering, answers) = bounded(OUTSTANDING_MAX);

@@ -58,8 +58,9 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let (mut ledger, uploader) = records::open(&ledger_path, &mut rand::rng()).map_err(ledger_stop)?;
     let found =
         ledger.read(|connection| records::unfinished(connection, UNFINISHED_MAX)).map_err(ledger_stop)?;
-    let incarnation = records::begin_incarnation(&mut ledger, &mut rand::rng(), clock.wall().as_millisecond())
-        .map_err(ledger_stop)?;
+    let incarnation =
+        records::begin_incarnation(&mut ledger, &mut rand::rng(), clock.wall().as_millisecond())
+            .map_err(ledger_stop)?;
     let dirs = spool::open(&settings.spools)?;
     let (ready_sender, ready) = bounded(READY_MAX);
     let (answers, answers_receiver) = bounded(READY_MAX);
@@ -283,4 +284,3 @@ fn name(text: &str) -> Result<Name, Stop> {
 fn ledger_stop(error: ledger::Error) -> Stop {
     Stop::new(Exit::Io, error.to_string())
 }
-

@@ -212,8 +212,13 @@ impl Chunks {
             _ => return false,
         }
         self.ahead += 1;
+        if mutation::is(Mutation::ProgressAhead) {
+            for (_, chunk) in self.open.range_mut(..index) {
+                self.ahead += u64::from(!std::mem::replace(&mut chunk.acknowledged, true));
+            }
+        }
         while let Some(chunk) = self.open.get(&self.prefix)
-            && (chunk.acknowledged || self.prefix < index && mutation::is(Mutation::ProgressAhead))
+            && chunk.acknowledged
         {
             for subtree in &chunk.subtrees {
                 // A chunk is hashed into the subtrees of its own range, each range enters once: no overlap possible.

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::filter::Filter;
 use super::settle::Look;
-use crate::reader::Held;
 use super::{Identity, retire};
+use crate::reader::Held;
 
 /// No way out of the spool, and no links.
 const WITHIN: ResolveFlags =
@@ -145,7 +145,8 @@ impl SpoolDir {
                 &error,
             ),
         })?;
-        let spool = SpoolDir { settings: settings.clone(), filter, root: RwLock::new(Arc::new(root)), held: None };
+        let spool =
+            SpoolDir { settings: settings.clone(), filter, root: RwLock::new(Arc::new(root)), held: None };
         match spool.root().open_folder(b"") {
             Ok(_) => Ok(spool),
             Err(Errno::NOSYS | Errno::PERM) => Err(Stop::new(
