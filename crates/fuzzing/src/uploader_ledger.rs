@@ -31,9 +31,9 @@ fn whole_file(bytes: &[u8]) {
     let path = scratch::file("uploader.db", bytes);
     scratch::forget_beside(&path);
     let found = bounded("a ledger file", 1024 * 1024 + 1024 * bytes.len(), || {
-        let (mut ledger, _) = records::open(&path).ok()?;
+        let (mut ledger, _) = records::open(&path, &mut rand::rng()).ok()?;
         let found = ledger.read(|connection| records::unfinished(connection, ROWS_MAX)).ok()?;
-        records::begin_incarnation(&mut ledger, 1).ok()?;
+        records::begin_incarnation(&mut ledger, &mut rand::rng(), 1).ok()?;
         Some(found)
     });
     found.into_iter().for_each(take_up);
@@ -158,6 +158,7 @@ fn answer(scheduler: &mut Scheduler, now: Duration, action: Action) {
             Event::Acknowledged(token)
         }
         Action::Retire(key) => Event::Retired(key),
+        Action::Postponed(key, _) => Event::Again(key),
         Action::DropWhole(_) | Action::ReadChunk(_) | Action::Answer(..) | Action::LookUp => return,
     };
     scheduler.apply(now, event);
@@ -172,7 +173,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = (0..5).map(row).collect();
     let path = scratch::file("uploader-seed.db", b"");
     scratch::forget_beside(&path);
-    drop(records::open(&path).expect("SQLite works"));
+    drop(records::open(&path, &mut rand::rng()).expect("SQLite works"));
     let bytes = std::fs::read(&path).expect("our own file");
     all.push([&[0x0f], &bytes[..]].concat());
     all

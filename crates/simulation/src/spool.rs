@@ -232,6 +232,16 @@ impl HeldSpool for SimSpool {
 }
 
 impl Held for Handle {
+    fn has_writers(&self) -> bool {
+        let body = lock(&self.body).identity.ino;
+        let mut inner = lock(&self.spool);
+        let unreadable = inner.unreadable;
+        let writing = |file: &File| {
+            file.writing && file.body.as_ref().is_some_and(|other| lock(other).identity.ino == body)
+        };
+        inner.files.iter().any(writing) || inner.dice.chance(unreadable)
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         Ok(lock(&self.body).identity)
     }

@@ -44,7 +44,7 @@ impl Engine {
                 Action::SendAbort(token) => self.send_short(token, None)?,
                 Action::Retire(key) => self.retire(key)?,
                 Action::Answer(key, verdict) => self.answer(key, verdict),
-                Action::Postponed(key, reason) => self.postponed(key, reason),
+                Action::Postponed(key, verdict) => self.postponed(key, verdict),
                 Action::LookUp => self.watch.ask(),
             }
         }

@@ -106,17 +106,43 @@ impl Engine {
     }
 
     /// A file cannot be read now; its transfer waits under its number until the spool has the file again.
-    pub(super) fn postponed(&mut self, key: Key, reason: String) {
+    pub(super) fn postponed(&mut self, key: Key, verdict: Verdict) {
         let Some(file) = self.files.get_mut(key) else { return };
         let Some(spool) = file.spool else { return };
-        let asked = file.asked.take();
-        self.painter.failed += u64::from(self.failures.add(spool, &file.path, &reason));
-        if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
-            tracing::error!("{}: {reason}; trying again later", file.shown());
-        }
+        let (asked, path) = (file.asked.take(), file.path.clone());
+        self.say_verdict(spool, &path, &verdict);
         if let Some(identity) = asked {
-            let (path, verdict) = (file.path.clone(), Verdict::Retry { reason });
             self.answers_waiting.push_back(Answer { spool, path, identity, verdict });
+        }
+    }
+
+    fn say_verdict(&mut self, spool: usize, path: &RelativePath, verdict: &Verdict) {
+        let shown = escape_name(path.as_bytes());
+        match verdict {
+            Verdict::Retry { reason } => {
+                self.painter.failed += u64::from(self.failures.add(spool, path, reason));
+                if self.throttle.allow((spool, path.as_bytes())).is_some() {
+                    tracing::error!("{}: {reason}; trying again later", shown);
+                }
+            }
+            Verdict::Changed => {
+                tracing::info!("{}: changed while it was being sent; it will be sent anew", shown);
+                self.failures.remove(spool, path);
+            }
+            Verdict::BeingWritten => {
+                self.failures.add(spool, path, "a program has it open for writing");
+                if self.throttle.allow((spool, path.as_bytes())).is_some() {
+                    tracing::info!(
+                        "{}: a program has it open for writing; it is sent when that closes it",
+                        shown
+                    );
+                }
+            }
+            Verdict::Gone => {
+                tracing::info!("{}: went away before all of it was sent", shown);
+                self.failures.remove(spool, path);
+            }
+            Verdict::Sent => self.failures.remove(spool, path),
         }
     }
 
@@ -124,32 +150,7 @@ impl Engine {
     pub(super) fn answer(&mut self, key: Key, verdict: Verdict) {
         let Some(file) = self.files.remove(key) else { return };
         let Some(spool) = file.spool else { return };
-        match &verdict {
-            Verdict::Retry { reason } => {
-                self.painter.failed += u64::from(self.failures.add(spool, &file.path, reason));
-                if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
-                    tracing::error!("{}: {reason}; trying again later", file.shown());
-                }
-            }
-            Verdict::Changed => {
-                tracing::info!("{}: changed while it was being sent; it will be sent anew", file.shown());
-                self.failures.remove(spool, &file.path);
-            }
-            Verdict::BeingWritten => {
-                self.failures.add(spool, &file.path, "a program has it open for writing");
-                if self.throttle.allow((spool, file.path.as_bytes())).is_some() {
-                    tracing::info!(
-                        "{}: a program has it open for writing; it is sent when that closes it",
-                        file.shown()
-                    );
-                }
-            }
-            Verdict::Gone => {
-                tracing::info!("{}: went away before all of it was sent", file.shown());
-                self.failures.remove(spool, &file.path);
-            }
-            Verdict::Sent => self.failures.remove(spool, &file.path),
-        }
+        self.say_verdict(spool, &file.path, &verdict);
         if let Some(ready) = file.successor {
             return self.offer(ready);
         }

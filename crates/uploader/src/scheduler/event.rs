@@ -187,9 +187,9 @@ pub enum Action {
     Retire(Key),
     /// The file is finished with: tell the spool, forget it.
     Answer(Key, Verdict),
-    /// The file cannot be read at the moment and its number stays open; the text says why. To be tried again:
+    /// The file cannot be read at the moment and its number stays open: tell the spool, keep the file. To be tried again:
     /// [`Event::Again`], or after a while.
-    Postponed(Key, String),
+    Postponed(Key, Verdict),
     /// Look the topic up now: [`Event::Topic`].
     LookUp,
 }

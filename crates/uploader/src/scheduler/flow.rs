@@ -294,21 +294,15 @@ impl Scheduler {
     /// when it is only unreadable and a WHOLE of it may be in the log.
     pub(super) fn cannot_read(&mut self, now: Duration, key: Key, trouble: Trouble) {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
-        match (transfer.state, &trouble) {
-            (State::Opening(then @ (Then::Resume | Then::Attempt)), Trouble::Unreadable(reason)) => {
-                transfer.state = State::Postponed(then);
-                transfer.progress_at = now;
-                return self.act(Action::Postponed(key, reason.clone()));
-            }
-            (State::Sending | State::Verifying, Trouble::Unreadable(reason)) if transfer.attempt > 0 => {
-                transfer.attempt += 1;
-                transfer.chunks = None;
-                transfer.progress_pending = false;
-                transfer.state = State::Postponed(Then::Attempt);
-                transfer.progress_at = now;
-                return self.act(Action::Postponed(key, reason.clone()));
-            }
-            _ => {}
+        let passes = matches!(trouble, Trouble::Unreadable(_) | Trouble::BeingWritten);
+        let then = match transfer.state {
+            State::Opening(then @ (Then::Resume | Then::Attempt)) => Some(then),
+            // Its first attempt may have been a WHOLE.
+            State::Sending | State::Verifying if transfer.attempt > 0 => Some(Then::Attempt),
+            _ => None,
+        };
+        if let Some(then) = then.filter(|_| passes) {
+            return self.postpone(now, key, then, trouble);
         }
         match transfer.state {
             State::Opening(Then::AttemptAfterEnd(digest)) => self.send_end(key, digest),
@@ -322,6 +316,18 @@ impl Scheduler {
             }
             _ => {}
         }
+    }
+
+    fn postpone(&mut self, now: Duration, key: Key, then: Then, trouble: Trouble) {
+        let Some(transfer) = self.transfers.get_mut(&key) else { return };
+        if !matches!(transfer.state, State::Opening(_)) {
+            transfer.attempt += 1;
+            transfer.chunks = None;
+            transfer.progress_pending = false;
+        }
+        transfer.state = State::Postponed(then);
+        transfer.progress_at = now;
+        self.act(Action::Postponed(key, verdict_of(trouble)));
     }
 
     /// Tries a postponed transfer once more.
