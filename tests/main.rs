@@ -9,6 +9,7 @@ mod faults;
 mod host;
 mod licence;
 mod network;
+mod oci;
 mod output;
 mod partitions;
 mod rig;

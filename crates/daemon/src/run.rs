@@ -14,7 +14,7 @@ use crate::license_watch::LicenseWatch;
 use crate::process::{Context, Exit, Shutdown, Stop};
 use crate::settings::{
     CommonSettings, DownloaderRun, DownloaderSettings, Flags, Program, Resolved, Sources, UploaderRun,
-    UploaderSettings, complain, parse_flags, resolve,
+    UploaderSettings, announcement, complain, parse_flags, resolve,
 };
 use crate::status::{ErrorLog, Identity, Offer, Status, SystemdNotify};
 use crate::{lock, log, signals};
@@ -47,7 +47,8 @@ fn uploader(
         Err(mistakes) => refuse(&complain(&mistakes)),
         Ok(settings) => {
             let run = flags.uploader();
-            let frame = Frame::new(Program::Uploader, &settings.common, run.timeout, run.dry_run);
+            let said = announcement(&resolved);
+            let frame = Frame::new(Program::Uploader, &settings.common, run.timeout, run.dry_run, said);
             frame.run(&resolved.warnings, |context| body(settings, run, context))
         }
     })
@@ -61,7 +62,8 @@ fn downloader(
         Err(mistakes) => refuse(&complain(&mistakes)),
         Ok(settings) => {
             let run = flags.downloader();
-            let frame = Frame::new(Program::Downloader, &settings.common, run.timeout, false);
+            let said = announcement(&resolved);
+            let frame = Frame::new(Program::Downloader, &settings.common, run.timeout, false, said);
             frame.run(&resolved.warnings, |context| body(settings, run, context))
         }
     })
@@ -98,10 +100,18 @@ struct Frame {
     deadline: Option<Instant>,
     timeout: Option<Duration>,
     dry_run: bool,
+    /// What is said of the settings.
+    announcement: String,
 }
 
 impl Frame {
-    fn new(program: Program, common: &CommonSettings, timeout: Option<Duration>, dry_run: bool) -> Frame {
+    fn new(
+        program: Program,
+        common: &CommonSettings,
+        timeout: Option<Duration>,
+        dry_run: bool,
+        announcement: String,
+    ) -> Frame {
         let mut common = common.clone();
         if dry_run {
             // Touch nothing.
@@ -109,7 +119,7 @@ impl Frame {
             common.listen = None;
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Frame { program, common, deadline, timeout, dry_run }
+        Frame { program, common, deadline, timeout, dry_run, announcement }
     }
 
     fn run(self, warnings: &[String], body: impl FnOnce(Context) -> Result<(), Stop>) -> Exit {
@@ -170,6 +180,10 @@ impl Frame {
         });
         let timed_out = supervisor.finish();
         status.stopping();
+        if result.is_err() {
+            // It ended before it could be asked anything: then the settings are what explains it.
+            status.announce(&[]);
+        }
         // Threads of the frame end, too.
         shutdown.request();
         status.remove_socket(&self.common.state_directory);
@@ -189,6 +203,7 @@ impl Frame {
         let offer = Offer {
             listen: self.common.listen,
             state_directory: (!self.dry_run).then(|| self.common.state_directory.clone()),
+            announcement: self.announcement.clone(),
         };
         Status::new(identity, license, shutdown, errors, SystemdNotify::from_environment(), offer)
     }

@@ -2,7 +2,7 @@
 //!
 //! What must never happen here: giving up on a broker that is away, or a fault logged more than once in 30 s.
 
-use daemon::{CommonSettings, CreateTopic, Exit, Shutdown, Stop, Throttle};
+use daemon::{CommonSettings, CreateTopic, Exit, ProfileLimits, Shutdown, Stop, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,13 +30,16 @@ pub struct Broker {
 
 impl Broker {
     /// A client for questions. Fails only on the configuration.
-    pub fn new(common: &CommonSettings, settings: Settings) -> Result<Broker, Stop> {
-        let admin =
+    pub fn new(common: &CommonSettings, profile: &ProfileLimits, settings: Settings) -> Result<Broker, Stop> {
+        let mut admin =
             Admin::new(&settings).map_err(|error| Stop::new(Exit::Configuration, error.to_string()))?;
+        if !profile.rely_on_describe_configs {
+            admin = admin.without_topic_config();
+        }
         Ok(Broker {
             admin,
             settings,
-            create: common.create_topic,
+            create: common.create_topic.filter(|_| profile.can_create_topic),
             throttle: Throttle::new(Throttle::INTERVAL),
             ask_ms: AtomicU64::new(ASK_MIN.as_millis() as u64),
         })

@@ -200,7 +200,12 @@ fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> Consumer
     let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
     let message_max_bytes =
         believed.or(environment.profile.max_record_bytes).unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES);
-    ConsumerTuning { queued_max_kbytes_total, fetch_max_bytes: FETCH_MAX_BYTES, message_max_bytes }
+    ConsumerTuning {
+        queued_max_kbytes_total,
+        fetch_max_bytes: FETCH_MAX_BYTES,
+        message_max_bytes,
+        fetch_interval: environment.profile.fetch_interval(),
+    }
 }
 
 fn start_consumer(

@@ -45,7 +45,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
     let bootstrap = settings.common.kafka.get("bootstrap.servers").cloned().unwrap_or_default();
     let profile = profile_limits(settings.common.kafka_profile, &bootstrap);
     let kafka = kafka_settings(&settings, &profile);
-    let broker = Broker::new(&settings.common, kafka.clone())?;
+    let broker = Broker::new(&settings.common, &profile, kafka.clone())?;
     let report = Report::new(context.clone(), settings.common.topic.clone());
     let placement = Placement {
         landing: settings.landing.clone(),
@@ -71,9 +71,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
 }
 
 fn kafka_settings(settings: &DownloaderSettings, profile: &daemon::ProfileLimits) -> kafka::Settings {
-    let suited = profile.properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let mut properties: std::collections::BTreeMap<String, String> = suited.collect();
-    properties.extend(settings.common.kafka.clone());
+    let properties = profile.client_properties(&settings.common.kafka);
     let client_id = format!("streamsend-downloader-{}", settings.common.name);
     kafka::Settings { properties, topic: settings.common.topic.clone(), client_id }
 }

@@ -149,6 +149,7 @@ fn download(options: &Options) -> Fallible<()> {
         queued_max_kbytes_total: usize::try_from(options.number("queued", 131_072)?)?,
         fetch_max_bytes: usize::try_from(options.number("fetch", 16 << 20)?)?,
         message_max_bytes: MESSAGE_MAX,
+        fetch_interval: Duration::ZERO,
     };
     let positions: Vec<Position> =
         (0..partitions).map(|partition| Position { partition, offset: 0 }).collect();

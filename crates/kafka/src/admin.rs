@@ -3,7 +3,7 @@
 //! What must never happen here: a topic created by looking for it, an answer taken from a cache, a wait beyond the
 //! caller's timeout, a service that refuses one detail (topic id, limits) taken for a broken one.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,7 @@ pub struct Admin {
     client: Option<Arc<Client>>,
     topic: String,
     c_topic: CString,
+    asks_config: bool,
 }
 
 impl Admin {
@@ -64,7 +65,14 @@ impl Admin {
         let client = Arc::new(Client::new(Kind::Producer, &settings::for_admin(settings), context)?);
         // Tokens are only fetched while somebody polls. The last owner destroys the client, and that may wait.
         let poller = Poller::start("kafka-admin", Arc::clone(&client), |client| client.poll(POLL_MS), drop)?;
-        Ok(Admin { poller, client: Some(client), topic: settings.topic.clone(), c_topic })
+        Ok(Admin { poller, client: Some(client), topic: settings.topic.clone(), c_topic, asks_config: true })
+    }
+
+    /// For a service whose answer about a topic's configuration is not to be relied on: [`Admin::look_up`] never asks for it.
+    #[must_use]
+    pub fn without_topic_config(mut self) -> Admin {
+        self.asks_config = false;
+        self
     }
 
     /// Asks for the topic's partitions and limits. Waits up to `timeout`.
@@ -72,7 +80,7 @@ impl Admin {
         let deadline = Instant::now() + timeout;
         let partitions = self.metadata(deadline)?.partitions;
         let detail = deadline.min(Instant::now() + DETAIL_TIMEOUT);
-        let config = self.describe_config(detail);
+        let config = if self.asks_config { self.describe_config(detail) } else { None };
         Ok(TopicInfo {
             topic_id: self.topic_id(detail),
             partitions,
@@ -169,7 +177,15 @@ impl Admin {
         self.client().complaints().current()
     }
 
-    fn client(&self) -> &Client {
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(crate) fn c_topic(&self) -> &CStr {
+        &self.c_topic
+    }
+
+    pub(crate) fn client(&self) -> &Client {
         self.client.as_ref().expect("only drop takes the client away")
     }
 
@@ -265,7 +281,7 @@ impl Admin {
     }
 
     /// The limits, `None` when they cannot be had. Right after creation a broker may not know the topic here yet.
-    fn describe_config(&self, deadline: Instant) -> Option<crate::request::TopicConfig> {
+    fn describe_config(&self, deadline: Instant) -> Option<crate::TopicConfig> {
         loop {
             let answer =
                 Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS)

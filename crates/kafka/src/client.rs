@@ -14,8 +14,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::bindings as sys;
 
+use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, code};
+use crate::pace;
 use crate::settings::{Conf, Properties, Said};
 use crate::{Error, Result};
 
@@ -35,16 +37,34 @@ pub(crate) struct Report {
 }
 
 type OnReport = Box<dyn Fn(Report) + Send + Sync>;
+type OnStatistics = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What callbacks work on; lives as long as the client.
 pub(crate) struct Context {
     pub(crate) complaints: Complaints,
     on_report: Option<OnReport>,
+    on_statistics: Option<OnStatistics>,
+    /// Least time between two fetches from one broker; zero: no limit.
+    fetch_interval: Duration,
 }
 
 impl Context {
     pub(crate) fn new(name: &str, on_report: Option<OnReport>) -> Arc<Self> {
-        Arc::new(Self { complaints: Complaints::new(name), on_report })
+        let complaints = Complaints::new(name);
+        Arc::new(Self { complaints, on_report, on_statistics: None, fetch_interval: Duration::ZERO })
+    }
+
+    /// For a consumer whose fetches from one broker are at least so far apart.
+    pub(crate) fn paced(name: &str, fetch_interval: Duration) -> Arc<Self> {
+        let complaints = Complaints::new(name);
+        Arc::new(Self { complaints, on_report: None, on_statistics: None, fetch_interval })
+    }
+
+    /// For a client that is asked about its inner state: `on_statistics` gets librdkafka's JSON, on the polling thread.
+    pub(crate) fn observed(name: &str, on_statistics: OnStatistics) -> Arc<Self> {
+        let complaints = Complaints::new(name);
+        let on_statistics = Some(on_statistics);
+        Arc::new(Self { complaints, on_report: None, on_statistics, fetch_interval: Duration::ZERO })
     }
 }
 
@@ -77,6 +97,11 @@ impl Client {
             sys::rd_kafka_conf_set_opaque(conf.as_ptr(), Arc::as_ptr(&context).cast_mut().cast());
             sys::rd_kafka_conf_set_log_cb(conf.as_ptr(), Some(on_log));
             sys::rd_kafka_conf_set_error_cb(conf.as_ptr(), Some(on_error));
+            if context.on_statistics.is_some() {
+                sys::rd_kafka_conf_set_stats_cb(conf.as_ptr(), Some(on_statistics));
+            }
+            certificate::install(conf.as_ptr());
+            pace::install(conf.as_ptr(), context.fetch_interval);
             if kind == Kind::Producer {
                 sys::rd_kafka_conf_set_dr_msg_cb(conf.as_ptr(), Some(on_delivery));
             }
@@ -196,6 +221,26 @@ unsafe extern "C" fn on_error(
             context.complaints.fault(err, &words);
         }
     });
+}
+
+unsafe extern "C" fn on_statistics(
+    _rk: *mut sys::rd_kafka_t,
+    json: *mut c_char,
+    _length: usize,
+    opaque: *mut c_void,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: `opaque` is the context given at creation, alive as long as the client; the text is NUL-terminated, lives
+        // for the call and is copied.
+        unsafe {
+            let Some(context) = opaque.cast::<Context>().as_ref() else { return };
+            if let Some(on_statistics) = &context.on_statistics {
+                on_statistics(&ffi::text(json));
+            }
+        }
+    });
+    // librdkafka frees the text.
+    0
 }
 
 unsafe extern "C" fn on_delivery(

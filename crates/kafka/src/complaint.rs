@@ -32,6 +32,8 @@ struct State {
     last: Option<Complaint>,
     all_down: Option<Complaint>,
     fatal: Option<String>,
+    /// Why the last certificate was refused.
+    certificate: Option<String>,
     faults: BTreeMap<String, Fault>,
 }
 
@@ -65,15 +67,24 @@ impl Complaints {
         }
         // How long the connection was in which state is for the log, not for people.
         let words = text.split_once(" (after ").map_or(text, |(words, _)| words);
-        let complaint =
-            Complaint { text: words.to_owned(), refused: ffi::is_refusal(err), since: Instant::now() };
         let mut state = self.state();
+        let words = match (&state.certificate, words.split_once("SSL handshake failed")) {
+            (Some(why), Some((who, _))) => format!("{who}{why}"),
+            _ => words.to_owned(),
+        };
+        let complaint = Complaint { text: words, refused: ffi::is_refusal(err), since: Instant::now() };
         match err {
             // Follows each single broker's fault, which says more.
             code::ALL_BROKERS_DOWN => state.all_down = Some(complaint),
             code::FATAL => state.fatal = Some(complaint.text),
             _ => state.last = Some(complaint),
         }
+        self.troubled.store(true, Ordering::Release);
+    }
+
+    /// A broker's certificate was refused; the fault that follows does not say why.
+    pub(crate) fn note_certificate(&self, why: String) {
+        self.state().certificate = Some(why);
         self.troubled.store(true, Ordering::Release);
     }
 
@@ -85,6 +96,7 @@ impl Complaints {
         let mut state = self.state();
         self.troubled.store(false, Ordering::Release);
         state.last = None;
+        state.certificate = None;
         state.all_down = None;
     }
 

@@ -43,6 +43,8 @@ pub struct ConsumerTuning {
     pub fetch_max_bytes: usize,
     /// The topic's `max.message.bytes`.
     pub message_max_bytes: usize,
+    /// Least time between two fetches from one broker, at most 5 s; zero: as fast as answers come.
+    pub fetch_interval: Duration,
 }
 
 /// A place in a partition.
@@ -77,7 +79,11 @@ impl ConsumerSet {
         check(positions)?;
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
         let properties = settings::for_consumer(settings, group_id, positions.len(), split, tuning);
-        let client = Client::new(Kind::Consumer, &properties, Context::new(&settings.client_id, None))?;
+        let client = Client::new(
+            Kind::Consumer,
+            &properties,
+            Context::paced(&settings.client_id, tuning.fetch_interval),
+        )?;
         let main = main_queue(&client)?;
         let replies = client.queue();
         let (ended, destroyed) = bounded(1);

@@ -12,7 +12,28 @@ use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 
 use crate::{Error, Result};
 
+/// Called by librdkafka when an answer has come; the code is a number here.
+pub type OnAnswer = unsafe extern "C" fn(
+    rk: *mut sys::rd_kafka_t,
+    socket: c_int,
+    broker: *const c_char,
+    broker_id: i32,
+    api_key: i16,
+    version: i16,
+    correlation: i32,
+    size: usize,
+    round_trip_us: i64,
+    err: i32,
+    opaque: *mut c_void,
+) -> i32;
+
 unsafe extern "C" {
+    pub fn rd_kafka_interceptor_add_on_response_received(
+        rk: *mut sys::rd_kafka_t,
+        name: *const c_char,
+        on_answer: OnAnswer,
+        opaque: *mut c_void,
+    ) -> i32;
     pub fn rd_kafka_err2str(err: i32) -> *const c_char;
     pub fn rd_kafka_last_error() -> i32;
     pub fn rd_kafka_fatal_error(rk: *mut sys::rd_kafka_t, errstr: *mut c_char, errstr_size: usize) -> i32;

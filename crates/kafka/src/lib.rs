@@ -7,21 +7,27 @@
 //! stay harmless), a payload or password in a log line.
 #![allow(unsafe_code, reason = "librdkafka is a C library; every block states why it is sound")]
 
+mod acl;
 mod admin;
+mod certificate;
 mod client;
 mod complaint;
 mod consumer;
 mod ffi;
+mod pace;
 mod probe;
 mod producer;
+mod questions;
 mod reader;
 mod request;
 mod settings;
 
+pub use acl::{Act, Thing};
 pub use admin::{Admin, TopicInfo, Watermarks};
 pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
 pub use probe::{Probed, probe};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
+pub use questions::{Rights, TopicConfig, probe_idempotence};
 pub use reader::{Polled, Reader, Record};
 pub use settings::{DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG};
 

@@ -43,8 +43,12 @@ pub fn probe(
     message_max_bytes: usize,
     timeout: Duration,
 ) -> Result<Probed> {
-    let tuning =
-        ConsumerTuning { queued_max_kbytes_total: 1, fetch_max_bytes: message_max_bytes, message_max_bytes };
+    let tuning = ConsumerTuning {
+        queued_max_kbytes_total: 1,
+        fetch_max_bytes: message_max_bytes,
+        message_max_bytes,
+        fetch_interval: Duration::ZERO,
+    };
     let (set, mut readers) = ConsumerSet::start(settings, group_id, &[position], Split::Merged, &tuning)?;
     let deadline = Instant::now() + timeout;
     let mut silence = "no answer".to_owned();

@@ -10,6 +10,7 @@ use rdkafka::bindings as sys;
 
 use crate::client::Client;
 use crate::ffi::{self, Entry, Event, Fault, PartitionList, Queue, code};
+use crate::questions::{Rights, TopicConfig};
 use crate::settings::Said;
 use crate::{Error, Result};
 
@@ -22,13 +23,6 @@ const REQUEST_TIMEOUT_MAX_MS: i32 = 3_600_000;
 pub(crate) struct TopicAnswer {
     pub(crate) err: i32,
     pub(crate) text: String,
-}
-
-/// The parts of a topic's configuration we use.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TopicConfig {
-    pub(crate) max_message_bytes: Option<usize>,
-    pub(crate) log_append_time: Option<bool>,
 }
 
 /// A request to be sent once.
@@ -273,8 +267,108 @@ impl<'c> Request<'c> {
         }
     }
 
+    /// Times of the records asked for, -1 where there is none.
+    pub(crate) fn list_times(
+        &self,
+        topic: &str,
+        wanted: &PartitionList,
+        deadline: Instant,
+    ) -> Result<Vec<i64>> {
+        let event =
+            self.run(deadline, sys::RD_KAFKA_EVENT_LISTOFFSETS_RESULT, topic, |rk, options, queue| {
+                // SAFETY: all live for the call; librdkafka copies the list.
+                unsafe { sys::rd_kafka_ListOffsets(rk, wanted.as_ptr(), options, queue) }
+            })?;
+        let mut count = 0;
+        // SAFETY: the event is of that kind; the array belongs to it and has `count` entries, each with a partition.
+        unsafe {
+            let result = sys::rd_kafka_event_ListOffsets_result(event.as_ptr());
+            let infos = sys::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
+            (0..count)
+                .map(|i| {
+                    let info = *infos.add(i);
+                    match ffi::entry(sys::rd_kafka_ListOffsetsResultInfo_topic_partition(info)).err {
+                        code::NONE => Ok(sys::rd_kafka_ListOffsetsResultInfo_timestamp(info)),
+                        err => Err(self.client.error(err, topic, "")),
+                    }
+                })
+                .collect()
+        }
+    }
+
     /// The topic's uuid; `Ok(None)` when the broker gives none.
     pub(crate) fn topic_id(&self, topic: &CStr, deadline: Instant) -> Result<Option<String>> {
+        // SAFETY: the description is live for the call; the text is copied at once.
+        let id = self.describe_topic(topic, deadline, |description| unsafe {
+            let id = sys::rd_kafka_TopicDescription_topic_id(description);
+            let known = !id.is_null()
+                && (sys::rd_kafka_Uuid_most_significant_bits(id) != 0
+                    || sys::rd_kafka_Uuid_least_significant_bits(id) != 0);
+            known.then(|| ffi::text(sys::rd_kafka_Uuid_base64str(id)))
+        })?;
+        Ok(id.flatten())
+    }
+
+    /// What this client may do with the topic; `Ok(None)` when the broker does not say.
+    pub(crate) fn topic_rights(&self, topic: &CStr, deadline: Instant) -> Result<Option<Rights>> {
+        self.ask_for_rights()?;
+        let mut count = 0;
+        // SAFETY: the description is live for the call, a place for the count; the array belongs to the description and has
+        // `count` entries.
+        let rights = self.describe_topic(topic, deadline, |description| unsafe {
+            operations(
+                sys::rd_kafka_TopicDescription_authorized_operations(description, &raw mut count),
+                count,
+            )
+        })?;
+        Ok(rights.flatten())
+    }
+
+    /// What this client may do with the group; `Ok(None)` when the broker does not say.
+    pub(crate) fn group_rights(&self, group: &CStr, deadline: Instant) -> Result<Option<Rights>> {
+        self.ask_for_rights()?;
+        let name = group.to_string_lossy();
+        let kind = sys::RD_KAFKA_EVENT_DESCRIBECONSUMERGROUPS_RESULT;
+        let event = self.run(deadline, kind, &name, |rk, options, queue| {
+            let mut names = [group.as_ptr()];
+            // SAFETY: one NUL-terminated name, all live for the call; librdkafka copies what it needs.
+            unsafe { sys::rd_kafka_DescribeConsumerGroups(rk, names.as_mut_ptr(), 1, options, queue) }
+        })?;
+        let mut count = 0;
+        // SAFETY: the event is of that kind; groups, errors and operations belong to it and live as long; each array has the
+        // length written beside it.
+        unsafe {
+            let result = sys::rd_kafka_event_DescribeConsumerGroups_result(event.as_ptr());
+            let groups = sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
+            if count < 1 {
+                return Ok(None);
+            }
+            let error = sys::rd_kafka_ConsumerGroupDescription_error(*groups);
+            let err = if error.is_null() { code::NONE } else { ffi::rd_kafka_error_code(error) };
+            if err != code::NONE {
+                return Err(self.client.error(err, &name, ""));
+            }
+            let found = sys::rd_kafka_ConsumerGroupDescription_authorized_operations(*groups, &raw mut count);
+            Ok(operations(found, count))
+        }
+    }
+
+    fn ask_for_rights(&self) -> Result<()> {
+        // SAFETY: the options are live; the error returned, if any, becomes ours.
+        unsafe {
+            let error =
+                sys::rd_kafka_AdminOptions_set_include_authorized_operations(self.options.as_ptr(), 1);
+            check(self.client, "", error)
+        }
+    }
+
+    /// Describes the topic and lets `read` look at the answer while it lives; `Ok(None)` when there is none.
+    fn describe_topic<T>(
+        &self,
+        topic: &CStr,
+        deadline: Instant,
+        read: impl FnOnce(*const sys::rd_kafka_TopicDescription_t) -> T,
+    ) -> Result<Option<T>> {
         let mut names = [topic.as_ptr()];
         // SAFETY: one NUL-terminated name, copied; the object is freed by its destroy function.
         let topics = unsafe {
@@ -288,8 +382,7 @@ impl<'c> Request<'c> {
                 unsafe { sys::rd_kafka_DescribeTopics(rk, topics.as_ptr(), options, queue) }
             })?;
         let mut count = 0;
-        // SAFETY: the event is of that kind; descriptions, errors and ids belong to it and live as long, the text is
-        // copied at once.
+        // SAFETY: the event is of that kind; descriptions and errors belong to it and live as long.
         unsafe {
             let result = sys::rd_kafka_event_DescribeTopics_result(event.as_ptr());
             let descriptions = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
@@ -302,11 +395,55 @@ impl<'c> Request<'c> {
             if err != code::NONE {
                 return Err(self.client.error(err, &name, ""));
             }
-            let id = sys::rd_kafka_TopicDescription_topic_id(description);
-            let known = !id.is_null()
-                && (sys::rd_kafka_Uuid_most_significant_bits(id) != 0
-                    || sys::rd_kafka_Uuid_least_significant_bits(id) != 0);
-            Ok(known.then(|| ffi::text(sys::rd_kafka_Uuid_base64str(id))))
+            Ok(Some(read(description)))
+        }
+    }
+
+    /// One right for one user; the answer is the broker's error number.
+    pub(crate) fn create_acl(
+        &self,
+        kind: sys::rd_kafka_ResourceType_t,
+        name: &CStr,
+        user: &CStr,
+        operation: sys::rd_kafka_AclOperation_t,
+        deadline: Instant,
+    ) -> Result<i32> {
+        let mut said = Said::new();
+        let (room, size) = said.room();
+        // SAFETY: NUL-terminated names that are copied, buffer of the length given; the object is freed by its destroy
+        // function.
+        let binding = unsafe {
+            let object = sys::rd_kafka_AclBinding_new(
+                kind,
+                name.as_ptr(),
+                sys::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_LITERAL,
+                user.as_ptr(),
+                c"*".as_ptr(),
+                operation,
+                sys::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
+                room,
+                size,
+            );
+            Freed::own(object, sys::rd_kafka_AclBinding_destroy, "the right")
+        };
+        let binding = binding.map_err(|_| Error::InvalidConfig(said.text()))?;
+        let thing = name.to_string_lossy();
+        let event =
+            self.run(deadline, sys::RD_KAFKA_EVENT_CREATEACLS_RESULT, &thing, |rk, options, queue| {
+                let mut objects = [binding.as_ptr()];
+                // SAFETY: all live for the call; librdkafka copies what it needs.
+                unsafe { sys::rd_kafka_CreateAcls(rk, objects.as_mut_ptr(), 1, options, queue) }
+            })?;
+        let mut count = 0;
+        // SAFETY: the event is of that kind; answers and errors belong to it and live as long; the array has `count` entries.
+        unsafe {
+            let result = sys::rd_kafka_event_CreateAcls_result(event.as_ptr());
+            let answers = sys::rd_kafka_CreateAcls_result_acls(result, &raw mut count);
+            if count < 1 {
+                return Ok(code::NONE);
+            }
+            let error = sys::rd_kafka_acl_result_error(*answers);
+            Ok(if error.is_null() { code::NONE } else { ffi::rd_kafka_error_code(error) })
         }
     }
 
@@ -349,12 +486,29 @@ impl<'c> Request<'c> {
                 match ffi::text(sys::rd_kafka_ConfigEntry_name(*lines.add(i))).as_str() {
                     "max.message.bytes" => config.max_message_bytes = value.parse().ok(),
                     "message.timestamp.type" => config.log_append_time = Some(value == "LogAppendTime"),
+                    "retention.ms" => config.retention_ms = value.parse().ok(),
+                    "retention.bytes" => config.retention_bytes = value.parse().ok(),
+                    "cleanup.policy" => config.compacted = Some(value.contains("compact")),
                     _ => {}
                 }
             }
         }
         Ok(config)
     }
+}
+
+/// The rights in a list of operations; null: the broker does not say.
+///
+/// # Safety
+/// `found` is null or has `count` live entries.
+unsafe fn operations(found: *const sys::rd_kafka_AclOperation_t, count: usize) -> Option<Rights> {
+    if found.is_null() {
+        return None;
+    }
+    // The broker chooses the numbers, so they are read as numbers.
+    // SAFETY: live by contract; the generated enum is `repr(u32)`, as wide as an i32.
+    let numbers: Vec<i32> = (0..count).map(|i| unsafe { found.cast::<i32>().add(i).read() }).collect();
+    Some(Rights::of(&numbers))
 }
 
 /// Commits offsets and waits for the coordinator's answer.

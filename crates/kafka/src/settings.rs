@@ -278,6 +278,7 @@ mod tests {
             queued_max_kbytes_total: 131_072,
             fetch_max_bytes: 16 << 20,
             message_max_bytes: 1_048_588,
+            fetch_interval: Duration::ZERO,
         };
         for_consumer(&settings(properties), "group", partitions, split, &tuning)
     }
@@ -314,6 +315,7 @@ mod tests {
                 queued_max_kbytes_total: size,
                 fetch_max_bytes: size,
                 message_max_bytes: size,
+                fetch_interval: Duration::ZERO,
             };
             taken(Kind::Consumer, &for_consumer(&settings(&[]), "group", 4, Split::PerPartition, &tuning));
         }

@@ -25,7 +25,7 @@ use crate::loopback::own_address;
 use crate::process;
 use crate::scratch::{Scratch, scratch};
 use crate::wait::{LONG, wait_for, wait_until};
-use install::{format_data, java, write};
+use install::{format_data, java, java_logging, write};
 
 pub use cluster::Cluster;
 
@@ -45,6 +45,9 @@ pub struct BrokerBuilder {
     /// A program that runs it, with arguments.
     before: Vec<String>,
     member: Option<Member>,
+    /// Further listeners on ports of their own: name and security protocol.
+    doors: Vec<(String, String)>,
+    log_requests: bool,
 }
 
 /// One of several nodes.
@@ -96,6 +99,20 @@ impl BrokerBuilder {
         self
     }
 
+    /// One more listener of this name with that security protocol, on a port that [`Broker::door`] tells.
+    #[must_use]
+    pub fn door(mut self, name: &str, protocol: &str) -> Self {
+        self.doors.push((name.to_owned(), protocol.to_owned()));
+        self
+    }
+
+    /// Writes a line for each request, for [`Broker::asked_by`].
+    #[must_use]
+    pub fn log_requests(mut self) -> Self {
+        self.log_requests = true;
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Panics
@@ -111,7 +128,7 @@ impl BrokerBuilder {
         let member = self.member.as_ref();
         format_data(&scratch.path().join("data"), member.map(|member| member.number));
         let ports = member.map(|member| member.ports);
-        Broker { how: self, scratch, ports, child: None }
+        Broker { how: self, scratch, ports, doors: BTreeMap::new(), child: None }
     }
 }
 
@@ -122,6 +139,8 @@ pub struct Broker {
     scratch: Scratch,
     /// Of clients and of the controller; known after the first start.
     ports: Option<(u16, u16)>,
+    /// Of further listeners.
+    doors: BTreeMap<String, u16>,
     child: Option<Child>,
 }
 
@@ -141,12 +160,23 @@ impl Broker {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             before: Vec::new(),
             member: None,
+            doors: Vec::new(),
+            log_requests: false,
         }
     }
 
     /// `127.0.0.1:PORT`, the same for the whole life of this broker.
     pub fn bootstrap(&self) -> String {
         format!("{}:{}", self.how.host, self.ports.map_or(0, |(clients, _)| clients))
+    }
+
+    /// `127.0.0.1:PORT` of a listener made by [`BrokerBuilder::door`].
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn door(&self, name: &str) -> String {
+        let port = self.doors.get(name).unwrap_or_else(|| panic!("the broker has no listener {name}"));
+        format!("127.0.0.1:{port}")
     }
 
     /// Its process, if it runs.
@@ -240,7 +270,8 @@ impl Broker {
         let properties = directory.join("server.properties");
         write(&properties, &self.properties());
         let log = File::create(self.log()).expect("the scratch folder is ours");
-        let mut command = java(&self.how.before, &self.how.heap);
+        let logging = if self.how.log_requests { "log4j2-requests.xml" } else { "log4j2.xml" };
+        let mut command = java_logging(&self.how.before, &self.how.heap, logging);
         command.arg("kafka.Kafka").arg(&properties).current_dir(&directory);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.child = Some(process::spawn(command).expect("setpriv and java are installed"));
@@ -266,6 +297,10 @@ impl Broker {
         });
         self.ports = found;
         assert!(found.is_some(), "the broker did not start:\n{}", self.log_tail());
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let doors = self.how.doors.iter().filter_map(|(name, _)| Some((name.clone(), port(&log, name)?)));
+        // The first start tells the ports, later ones are given them.
+        self.doors.extend(doors.collect::<Vec<_>>());
     }
 
     /// Looks whether the process is gone, which ends all waiting for it.
@@ -304,6 +339,12 @@ impl Broker {
             let _ = write!(listeners, ",LINK{number}://{listener}");
             let _ = write!(advertised, ",LINK{number}://{says}");
             let _ = write!(protocols, ",LINK{number}:PLAINTEXT");
+        }
+        for (name, protocol) in &self.how.doors {
+            let port = self.doors.get(name).copied().unwrap_or(0);
+            let _ = write!(listeners, ",{name}://127.0.0.1:{port}");
+            let _ = write!(advertised, ",{name}://127.0.0.1:{port}");
+            let _ = write!(protocols, ",{name}:{protocol}");
         }
         let mut all = BTreeMap::from([
             ("process.roles", "broker,controller".to_owned()),

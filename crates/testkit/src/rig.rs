@@ -79,6 +79,11 @@ impl Rig {
         self
     }
 
+    /// File and public key of the licence, if there is one.
+    pub fn license(&self) -> Option<(&Path, &str)> {
+        self.license.as_ref().map(|(file, key)| (file.as_path(), key.as_str()))
+    }
+
     /// Files for the spool.
     pub fn source(&self, seed: u64) -> Source {
         Source::new(&self.spool, seed)

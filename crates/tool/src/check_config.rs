@@ -76,7 +76,7 @@ fn ask_the_client(report: &Report) -> Result<(), Stop> {
     }
     let settings = daemon::load_common_for_tool(&options)?;
     let client = kafka::Settings {
-        properties: settings.kafka,
+        properties: settings.client_properties(),
         topic: settings.topic,
         client_id: "streamsend-check-config".to_owned(),
     };

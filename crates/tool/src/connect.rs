@@ -29,7 +29,7 @@ impl Connection {
         };
         let settings = daemon::load_common_for_tool(&options)?;
         Ok(Settings {
-            properties: settings.kafka,
+            properties: settings.client_properties(),
             topic: settings.topic,
             client_id: format!("streamsend-{command}"),
         })

@@ -36,6 +36,8 @@ pub struct Subject {
     pub settings: Settings,
     /// `create_topic`, where the service can.
     pub create: Option<CreateTopic>,
+    /// Whether the service's answer about the topic's configuration can be believed; if not, it is not asked for.
+    pub ask_config: bool,
     /// Time between two look-ups.
     pub interval: Duration,
 }
@@ -43,8 +45,11 @@ pub struct Subject {
 impl Watch {
     /// Starts watching. Fails only on the configuration.
     pub fn start(subject: Subject, shutdown: Shutdown) -> Result<Watch, daemon::Stop> {
-        let admin = Admin::new(&subject.settings)
+        let mut admin = Admin::new(&subject.settings)
             .map_err(|error| daemon::Stop::new(daemon::Exit::Configuration, error.to_string()))?;
+        if !subject.ask_config {
+            admin = admin.without_topic_config();
+        }
         let (reporter, reports) = bounded(1);
         let (asks, asked) = bounded(1);
         let throttle = Arc::new(Throttle::default());

@@ -25,7 +25,39 @@ pub(crate) fn check(resolved: &mut Resolved) {
         }
         Program::Downloader => output(&resolved.values, &mut mistakes),
     }
+    service(resolved, &mut mistakes);
     resolved.mistakes.append(&mut mistakes);
+}
+
+/// What the service cannot do must not be asked of it.
+fn service(resolved: &mut Resolved, mistakes: &mut Vec<Mistake>) {
+    let Some(_) = valid(&resolved.values, "kafka_profile") else { return };
+    let own = super::build::kafka_properties(&resolved.kafka);
+    let bootstrap = own.get("bootstrap.servers").map_or("", String::as_str);
+    let limits = super::profile_limits(super::build::profile(&resolved.values), bootstrap);
+    let on = |text: &String| matches!(text.as_str(), "true" | "t" | "1");
+    if !limits.idempotence
+        && let Some(setting) = resolved.kafka.get("enable.idempotence")
+        && own.get("enable.idempotence").is_some_and(on)
+    {
+        let message = "this service has no idempotent producer and would refuse every record: remove it";
+        mistakes.push(Mistake::new(setting.origin.clone(), "kafka.enable.idempotence", message));
+    }
+    let mut warn = |key: &str, message: &str| resolved.warnings.push(format!("{key}: {message}"));
+    if !limits.can_create_topic
+        && valid(&resolved.values, "create_topic").is_some_and(|setting| setting.value != Value::Nothing)
+    {
+        warn("create_topic", "this service makes topics only in its own console: create it there");
+    }
+    if let (Some(most), Some(Setting { value: Value::Bytes(rate), .. })) =
+        (limits.partition_rate_published, valid(&resolved.values, "partition_rate_max"))
+        && *rate > most
+    {
+        warn(
+            "partition_rate_max",
+            "more than the service allows, which will slow the clients down: lower it",
+        );
+    }
 }
 
 fn valid<'a>(values: &'a Values, key: &str) -> Option<&'a Setting> {

@@ -6,6 +6,7 @@
 //!
 //! What must never happen here: a mistake that is overlooked, or a secret that is shown.
 
+mod announce;
 mod build;
 mod cross;
 mod flags;
@@ -26,6 +27,7 @@ mod types;
 mod units;
 mod yaml;
 
+pub(crate) use announce::announcement;
 pub use flags::command as command_line;
 pub(crate) use flags::{Flags, parse as parse_flags};
 pub use generate::{documentation, sample_file};

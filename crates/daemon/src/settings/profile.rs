@@ -2,9 +2,14 @@
 //!
 //! What must never happen here: a guess that a broker would have to refuse; where a service publishes nothing, nothing is assumed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Profile;
+use super::units::{show_duration, show_size};
+
+/// Names that librdkafka takes for one property; the user's word holds whichever he uses.
+const ALIASES: [(&str, &str); 1] = [("sasl.mechanisms", "sasl.mechanism")];
 
 /// Limits and habits of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,65 @@ pub struct ProfileLimits {
     pub can_create_topic: bool,
     /// librdkafka properties that suit the service; the user's own come before them.
     pub properties: &'static [(&'static str, &'static str)],
+}
+
+impl ProfileLimits {
+    /// The properties of the clients: those that suit the service, and the user's own before them.
+    pub fn client_properties(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut all: BTreeMap<String, String> = self.suited(own).map(|(k, v)| (k.into(), v.into())).collect();
+        all.extend(own.clone());
+        all
+    }
+
+    /// Properties that suit the service and that the user said nothing about.
+    fn suited<'a>(
+        &self,
+        own: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'static str, &'static str)> + use<'a> {
+        let given = |name: &str| {
+            let other = ALIASES.iter().find(|(left, _)| *left == name).map(|(_, right)| *right);
+            own.contains_key(name) || other.is_some_and(|other| own.contains_key(other))
+        };
+        self.properties.iter().copied().filter(move |(name, _)| !given(name))
+    }
+
+    /// Least time between two fetches from one broker, so that no second holds more of them than the service allows; zero:
+    /// no limit.
+    pub fn fetch_interval(&self) -> Duration {
+        // A tenth more, so that the last fetch of one second and the first of the next do not share one.
+        self.fetches_per_second.map_or(Duration::ZERO, |count| Duration::from_millis(1100) / count.max(1))
+    }
+
+    /// What follows from the service, as names and values for people; empty for plain Kafka.
+    pub fn in_force(&self, own: &BTreeMap<String, String>) -> Vec<(String, String)> {
+        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut add = |name: &str, value: String| lines.push((name.to_owned(), value));
+        if let Some(bytes) = self.max_record_bytes {
+            add("record", format!("at most {bytes} bytes"));
+        }
+        if let Some(rate) = self.partition_rate_max {
+            add("partition_rate_max", format!("{}/s", show_size(rate)));
+        }
+        if let Some(count) = self.fetches_per_second {
+            add("fetches", format!("at most {count}/s"));
+        }
+        if !self.idempotence {
+            add("idempotent producer", "never asked for".to_owned());
+        }
+        if self.profile == Profile::Oci {
+            add("offsets", format!("committed at most every {}", show_duration(self.commit_interval)));
+        }
+        if !self.rely_on_describe_configs {
+            add("topic configuration", "not asked for".to_owned());
+        }
+        if !self.can_create_topic {
+            add("create_topic", "not possible".to_owned());
+        }
+        for (name, value) in self.suited(own) {
+            add(&format!("kafka.{name}"), value.to_owned());
+        }
+        lines
+    }
 }
 
 /// The limits of `profile`; [`Profile::Auto`] is recognised by the host names in `bootstrap` (`host:port,host:port`), and is
@@ -61,6 +125,8 @@ pub fn profile_limits(profile: Profile, bootstrap: &str) -> ProfileLimits {
             rely_on_describe_configs: false,
             can_create_topic: false,
             properties: &[
+                ("security.protocol", "sasl_ssl"),
+                ("sasl.mechanisms", "PLAIN"),
                 ("socket.keepalive.enable", "true"),
                 ("fetch.wait.max.ms", "250"),
                 ("fetch.min.bytes", "65536"),
@@ -143,5 +209,27 @@ mod tests {
         assert!(!limits.idempotence && !limits.rely_on_describe_configs);
         assert!(limits.partition_rate_max < limits.partition_rate_published);
         assert!(profile_limits(Profile::Kafka, "streaming.r.oci.oraclecloud.com:9092").idempotence);
+    }
+
+    #[test]
+    fn the_users_properties_come_before_the_services_whatever_name_he_uses() {
+        let limits = profile_limits(Profile::Oci, "");
+        let own = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        assert_eq!(limits.client_properties(&BTreeMap::new())["sasl.mechanisms"], "PLAIN");
+        assert_eq!(limits.client_properties(&BTreeMap::new())["security.protocol"], "sasl_ssl");
+        let all = limits.client_properties(&own("sasl.mechanism", "SCRAM-SHA-512"));
+        assert!(!all.contains_key("sasl.mechanisms") && all["sasl.mechanism"] == "SCRAM-SHA-512", "{all:?}");
+        let all = limits.client_properties(&own("security.protocol", "plaintext"));
+        assert_eq!(all["security.protocol"], "plaintext");
+    }
+
+    #[test]
+    fn no_second_holds_more_fetches_than_the_service_allows() {
+        let limits = profile_limits(Profile::Oci, "");
+        let interval = limits.fetch_interval();
+        // The most that fit into one second: one at its beginning, and one after each interval.
+        let most = 1 + 1_000_000 / interval.as_micros();
+        assert_eq!(most, u128::from(limits.fetches_per_second.unwrap_or(0)));
+        assert_eq!(profile_limits(Profile::Kafka, "").fetch_interval(), Duration::ZERO);
     }
 }

@@ -50,6 +50,8 @@ pub struct Report {
     pub license_line: Option<String>,
     /// What follows from `kafka_profile`; `None` when there are mistakes.
     pub limits: Option<ProfileLimits>,
+    /// [`ProfileLimits::in_force`]; empty when there are mistakes.
+    pub in_force: Vec<(String, String)>,
 }
 
 /// Checks a configuration the way the daemon would read it: file, environment and `sets` (`KEY=VALUE`).
@@ -91,11 +93,9 @@ pub(crate) fn report(resolved: &Resolved) -> Report {
     let now = jiff::Timestamp::now();
     let license = (license_valid("license.key_file") && license_valid("license.public_key"))
         .then(|| Verdict::read(&license_settings(&resolved.values), now));
-    let limits = resolved.mistakes.is_empty().then(|| {
-        let common = common(&resolved.values, &resolved.kafka);
-        let bootstrap = common.kafka.get("bootstrap.servers").map_or("", String::as_str);
-        profile_limits(common.kafka_profile, bootstrap)
-    });
+    let limits = resolved.mistakes.is_empty().then(|| service(resolved));
+    let own = super::build::kafka_properties(&resolved.kafka);
+    let in_force = limits.as_ref().map(|limits| limits.in_force(&own)).unwrap_or_default();
     Report {
         program: resolved.program,
         file: resolved.file.clone(),
@@ -105,10 +105,18 @@ pub(crate) fn report(resolved: &Resolved) -> Report {
         license_line: license.as_ref().map(|license| format!("License status: {}", license.text(now))),
         license,
         limits,
+        in_force,
     }
 }
 
-fn values(resolved: &Resolved) -> Vec<ReportValue> {
+/// What the service allows; only for settings without mistakes.
+pub(super) fn service(resolved: &Resolved) -> ProfileLimits {
+    let common = common(&resolved.values, &resolved.kafka);
+    let bootstrap = common.kafka.get("bootstrap.servers").map_or("", String::as_str);
+    profile_limits(common.kafka_profile, bootstrap)
+}
+
+pub(super) fn values(resolved: &Resolved) -> Vec<ReportValue> {
     let mut values = Vec::new();
     for property in properties(resolved.program) {
         if property.key == "kafka.bootstrap.servers" {
@@ -174,6 +182,12 @@ impl Report {
         let mut text = String::new();
         for ReportValue { key, value, origin } in &self.values {
             writeln!(text, "{key:keys$}  {value:shown$}  {origin}").expect("writing to a String cannot fail");
+        }
+        let Some(limits) = &self.limits else { return text };
+        for (name, value) in &self.in_force {
+            let origin = format!("profile {}", limits.profile.as_str());
+            writeln!(text, "{name:keys$}  {value:shown$}  {origin}")
+                .expect("writing to a String cannot fail");
         }
         text
     }

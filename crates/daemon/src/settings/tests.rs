@@ -517,7 +517,7 @@ fn a_report_names_every_value_and_its_origin() {
         let expected = ReportValue { key: key.into(), value: value.into(), origin };
         assert!(report.values.contains(&expected), "{expected:?} not in {:#?}", report.values);
     }
-    assert!(report.explain().lines().count() == report.values.len());
+    assert!(report.explain().lines().count() == report.values.len() + report.in_force.len());
     assert_eq!(
         report.license_line.as_deref(),
         Some("License status: no license: single-partition operation")

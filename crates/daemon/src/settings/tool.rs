@@ -61,6 +61,21 @@ impl std::fmt::Debug for ToolSettings {
     }
 }
 
+impl ToolSettings {
+    /// What the service allows.
+    pub fn limits(&self) -> super::ProfileLimits {
+        super::profile_limits(
+            self.kafka_profile,
+            self.kafka.get("bootstrap.servers").map_or("", String::as_str),
+        )
+    }
+
+    /// The properties of a client, with those that suit the service. May hold secrets: never print it.
+    pub fn client_properties(&self) -> BTreeMap<String, String> {
+        self.limits().client_properties(&self.kafka)
+    }
+}
+
 /// Reads what a tool command needs, with the same precedence as a daemon.
 ///
 /// Without `--config` the uploader's usual file is read if it exists, else the downloader's, else none.

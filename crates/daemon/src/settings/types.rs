@@ -98,6 +98,21 @@ pub enum Profile {
     Redpanda,
 }
 
+impl Profile {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Profile::Auto => "auto",
+            Profile::Kafka => "kafka",
+            Profile::Oci => "oci",
+            Profile::EventHubs => "eventhubs",
+            Profile::Confluent => "confluent",
+            Profile::Msk => "msk",
+            Profile::Redpanda => "redpanda",
+        }
+    }
+}
+
 /// `license.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LicenseSettings {

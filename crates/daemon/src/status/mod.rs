@@ -98,6 +98,8 @@ pub(crate) struct Identity {
 pub(crate) struct Offer {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) state_directory: Option<PathBuf>,
+    /// What is said of the settings, once it is known where the daemon listens.
+    pub(crate) announcement: String,
 }
 
 /// The daemon's voice; clones are the same one.
@@ -118,6 +120,7 @@ struct Inner {
     notify: Notify,
     metrics: Metrics,
     offer: Mutex<Option<Offer>>,
+    announcement: Mutex<Option<String>>,
     failure: Mutex<Option<Stop>>,
     bound: Mutex<Option<SocketAddr>>,
 }
@@ -143,6 +146,7 @@ impl Status {
                 ready: AtomicBool::new(false),
                 text: Mutex::new("starting".into()),
                 notify,
+                announcement: Mutex::new(Some(offer.announcement.clone()).filter(|text| !text.is_empty())),
                 offer: Mutex::new(Some(offer)),
                 failure: Mutex::default(),
                 bound: Mutex::default(),
@@ -177,6 +181,13 @@ impl Status {
                 self.inner.shutdown.request();
             }
         }
+    }
+
+    /// Says once which settings differ from their defaults, and where the daemon listens.
+    pub(crate) fn announce(&self, places: &[String]) {
+        let Some(text) = lock(&self.inner.announcement).take() else { return };
+        let places = if places.is_empty() { "nothing".to_owned() } else { places.join(" and ") };
+        tracing::info!("{text}; listening on {places}");
     }
 
     /// Tells systemd that the start is over: locks held, ledger open, folders usable. The broker may still be waited for, so that

@@ -53,6 +53,10 @@ pub(super) fn start(status: &Status, offer: &Offer) -> Result<Option<SocketAddr>
             })
             .ok()
     });
+    let mut places: Vec<String> = bound.iter().map(|address| format!("http://{address}/")).collect();
+    let path = offer.state_directory.as_ref().filter(|_| socket.is_some());
+    places.extend(path.map(|directory| directory.join(SOCKET_NAME).display().to_string()));
+    status.announce(&places);
     if http.is_none() && socket.is_none() {
         return Ok(None);
     }
@@ -285,7 +289,11 @@ mod tests {
 
     #[test]
     fn every_page_is_served() {
-        let status = status(Offer { listen: Some("127.0.0.1:0".parse().unwrap()), state_directory: None });
+        let status = status(Offer {
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            state_directory: None,
+            ..Offer::default()
+        });
         status.set_source(Box::new(Snapshot::default));
         let address = status.listening_on().unwrap();
         assert!(http(address, "/healthz").0.starts_with("HTTP/1.1 200"));
@@ -308,7 +316,7 @@ mod tests {
     fn an_address_in_use_ends_the_daemon_and_is_named() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let status = status(Offer { listen: Some(address), state_directory: None });
+        let status = status(Offer { listen: Some(address), state_directory: None, ..Offer::default() });
         status.set_source(Box::new(Snapshot::default));
         let stop = status.take_failure().unwrap();
         assert_eq!(stop.exit, Exit::Unavailable);
@@ -327,9 +335,11 @@ mod tests {
             drop(with_short_path(path, |path| unix::UnixListener::bind(path)).unwrap());
             assert_eq!(fetch(path).unwrap_err().exit, Exit::Unavailable);
 
-            let first = status(Offer { listen: None, state_directory: Some(path.into()) });
+            let first =
+                status(Offer { listen: None, state_directory: Some(path.into()), ..Offer::default() });
             first.set_source(Box::new(Snapshot::default));
-            let second = status(Offer { listen: None, state_directory: Some(path.into()) });
+            let second =
+                status(Offer { listen: None, state_directory: Some(path.into()), ..Offer::default() });
             second.set_text("second");
             second.set_source(Box::new(Snapshot::default));
             let text = fetch(path).unwrap();

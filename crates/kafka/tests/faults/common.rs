@@ -57,7 +57,12 @@ pub fn producer_tuning() -> ProducerTuning {
 }
 
 pub fn consumer_tuning() -> ConsumerTuning {
-    ConsumerTuning { queued_max_kbytes_total: 16_384, fetch_max_bytes: 8 << 20, message_max_bytes: 1_048_588 }
+    ConsumerTuning {
+        queued_max_kbytes_total: 16_384,
+        fetch_max_bytes: 8 << 20,
+        message_max_bytes: 1_048_588,
+        fetch_interval: Duration::ZERO,
+    }
 }
 
 /// Collects delivery reports.

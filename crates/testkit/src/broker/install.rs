@@ -18,6 +18,11 @@ const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
 /// Java with Kafka's jars, as a child of `before` (a program and its arguments) if there is one.
 pub(super) fn java(before: &[String], heap: &str) -> Command {
+    java_logging(before, heap, "log4j2.xml")
+}
+
+/// The same with another of the logging configurations in `kafka/`.
+pub(super) fn java_logging(before: &[String], heap: &str, logging: &str) -> Command {
     let mut command = match before.split_first() {
         Some((program, args)) => {
             let mut command = tethered(program);
@@ -33,7 +38,7 @@ pub(super) fn java(before: &[String], heap: &str) -> Command {
         "-XX:+ExitOnOutOfMemoryError",
         "-Xshare:auto",
     ]);
-    let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/log4j2.xml");
+    let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka").join(logging);
     command.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
     command.arg("-cp").arg(libs().join("*"));
     command

@@ -192,7 +192,9 @@ fn start_watch(
     context: &Context,
 ) -> Result<Watch, Stop> {
     let create = settings.common.create_topic.filter(|_| profile.can_create_topic);
-    let subject = Subject { settings: kafka.clone(), create, interval: settings.common.metadata_interval };
+    let interval = settings.common.metadata_interval;
+    let ask_config = profile.rely_on_describe_configs;
+    let subject = Subject { settings: kafka.clone(), create, ask_config, interval };
     Watch::start(subject, context.shutdown.clone())
 }
 
@@ -256,11 +258,8 @@ fn limits(settings: &UploaderSettings, profile: &ProfileLimits) -> Limits {
 }
 
 fn kafka_settings(settings: &UploaderSettings, profile: &ProfileLimits) -> kafka::Settings {
-    let mut properties: BTreeMap<String, String> =
-        profile.properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    properties.extend(settings.common.kafka.clone());
     kafka::Settings {
-        properties,
+        properties: profile.client_properties(&settings.common.kafka),
         topic: settings.common.topic.clone(),
         client_id: format!("streamsend-uploader-{}", settings.common.name),
     }
