@@ -82,3 +82,9 @@ fn partitions_added_cost_nothing() {
 fn a_limit_below_the_chunk_size_costs_nothing() {
     assert_clean("limit-lowered", 57, 2);
 }
+
+#[test]
+fn a_producer_that_dies_is_replaced_and_nothing_is_doubled() {
+    assert_clean("fatal-producer", 58, 3);
+    assert_clean("refused", 59, 20);
+}

@@ -14,6 +14,8 @@ mod client;
 mod complaint;
 mod consumer;
 mod ffi;
+#[cfg(feature = "mock")]
+pub mod mock;
 mod pace;
 mod probe;
 mod producer;

@@ -307,11 +307,30 @@ struct Open<T> {
     next_ticket: usize,
     /// Also counts the record whose report is being delivered.
     unreported: usize,
+    /// By partition, what librdkafka makes of an answer without an offset (-1) for the next record of the same batch.
+    counted_on: HashMap<i32, i64>,
+}
+
+impl<T> Open<T> {
+    /// Takes the record of a report out; true when its offset is none: an answer without one is for a whole batch, whose
+    /// records librdkafka then numbers -1, 0, 1, … in the order of their reports. A record that truly has the offset that
+    /// such a count would give next is sent once too often; that is harmless.
+    fn close(&mut self, report: &Report) -> Option<(Flight<T>, bool)> {
+        let flight = self.flights.remove(&report.ticket)?;
+        let success = report.err == code::NONE;
+        let expected = self.counted_on.remove(&flight.partition);
+        let counted_on = success && (report.offset == -1 || expected == Some(report.offset));
+        if counted_on {
+            self.counted_on.insert(flight.partition, report.offset + 1);
+        }
+        Some((flight, counted_on))
+    }
 }
 
 impl<T> Ledger<T> {
     fn new(on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>) -> Self {
-        let open = Open { flights: HashMap::new(), next_ticket: 1, unreported: 0 };
+        let open =
+            Open { flights: HashMap::new(), next_ticket: 1, unreported: 0, counted_on: HashMap::new() };
         Self { open: Mutex::new(open), empty: Condvar::new(), closing: AtomicBool::new(false), on_delivery }
     }
 
@@ -339,11 +358,12 @@ impl<T> Ledger<T> {
     /// librdkafka is done with a record.
     fn settle(&self, report: &Report) {
         // In a statement of its own: the lock must be free again when the caller's code runs.
-        let flight = self.lock().flights.remove(&report.ticket);
-        match flight {
-            Some(flight) => {
+        let found = self.lock().close(report);
+        match found {
+            Some((flight, counted_on)) => {
                 let dead = report.dead && !self.closing.load(Ordering::Acquire);
-                self.deliver(flight, outcome(report, dead));
+                let outcome = if counted_on { Outcome::Unproven } else { outcome(report, dead) };
+                self.deliver(flight, outcome);
             }
             None => tracing::error!(target: "kafka", ticket = report.ticket, "report for an unknown record"),
         }

@@ -18,6 +18,7 @@ pub mod rig;
 mod scratch;
 pub mod secure;
 pub mod source;
+pub mod status;
 pub mod topic;
 pub mod tree;
 pub mod volume;

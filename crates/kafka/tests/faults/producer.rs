@@ -136,6 +136,36 @@ fn a_success_without_an_offset_proves_nothing() {
 }
 
 #[test]
+fn no_record_of_a_batch_without_an_offset_is_taken_for_stored() {
+    // librdkafka counts on from the offset the answer lacks: -1, 0, 1, …
+    let mock = mock(2);
+    let reports = Reports::default();
+    let tuning =
+        kafka::ProducerTuning { idempotence: true, linger: Duration::from_millis(300), ..producer_tuning() };
+    let producer = Producer::new(&settings(&mock), &tuning, reports.handler()).unwrap();
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+    );
+    for token in 0..40_u64 {
+        let partition = i32::try_from(token % 2).unwrap();
+        producer.send(partition, b"", token.to_le_bytes().to_vec(), token).unwrap();
+    }
+    let all = reports.take(40);
+    let unproven = all.iter().filter(|delivery| delivery.outcome == Outcome::Unproven).count();
+    let acknowledged = all.iter().filter(|d| matches!(d.outcome, Outcome::Acknowledged { .. }));
+    let acknowledged: Vec<u64> = acknowledged.map(|delivery| delivery.token).collect();
+    assert!(unproven > 0 && unproven + acknowledged.len() == 40, "{all:?}");
+    let (set, mut readers) = start(&mock, &[(0, 0), (1, 0)], Split::PerPartition);
+    let mut stored: Vec<u64> =
+        readers.iter_mut().flat_map(|reader| tokens(&read_until(reader, at_end))).collect();
+    drop(readers);
+    set.stop(TIMEOUT);
+    stored.sort_unstable();
+    assert_eq!(stored, acknowledged);
+}
+
+#[test]
 fn a_lost_answer_gives_one_report_though_the_log_has_the_record_twice() {
     let mock = mock(1);
     let reports = Reports::default();

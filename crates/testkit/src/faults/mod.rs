@@ -13,6 +13,7 @@ mod kills;
 mod links;
 pub mod oracle;
 mod points;
+mod refusals;
 mod row;
 mod spool;
 mod strike;
@@ -49,6 +50,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     cuts::SCENARIOS,
     cluster::SCENARIOS,
     links::SCENARIOS,
+    refusals::SCENARIOS,
     topics::SCENARIOS,
 ];
 
@@ -65,8 +67,9 @@ pub fn assert_clean(name: &str, seed: u64, times: u32) {
     let scenario = all().find(|scenario| scenario.name == name);
     let scenario = scenario.unwrap_or_else(|| panic!("there is no scenario {name}"));
     eprintln!("scenario {name}, seed {seed}, {times} times");
+    let begun = std::time::Instant::now();
     let row = (scenario.run)(seed, times);
-    eprintln!("{}", table(std::slice::from_ref(&row)));
+    eprintln!("{}{} s\n", table(std::slice::from_ref(&row)), begun.elapsed().as_secs());
     assert!(row.is_clean(), "scenario {name}, seed {seed}: see above");
     assert!(row.skipped.is_some() || row.injected >= u64::from(times), "scenario {name} injected too little");
     assert!(row.skipped.is_some() || row.files > 0, "scenario {name} sent nothing");
