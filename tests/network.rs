@@ -88,3 +88,10 @@ fn a_producer_that_dies_is_replaced_and_nothing_is_doubled() {
     assert_clean("fatal-producer", 58, 3);
     assert_clean("refused", 59, 20);
 }
+
+#[test]
+fn hosts_whose_links_are_cut_slowed_and_lossy_lose_nothing() {
+    assert_clean("hosts-cut", 60, 2);
+    assert_clean("hosts-slow", 61, 2);
+    assert_clean("hosts-lossy", 62, 4);
+}

@@ -10,6 +10,7 @@ mod daemon;
 pub mod faults;
 pub mod host;
 pub mod loopback;
+pub mod netns;
 pub mod page;
 mod process;
 pub mod proxy;

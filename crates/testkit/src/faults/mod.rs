@@ -9,6 +9,7 @@ mod brokers;
 mod chaos;
 mod cluster;
 mod cuts;
+mod hosts;
 mod kills;
 mod links;
 pub mod oracle;
@@ -50,6 +51,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     cuts::SCENARIOS,
     cluster::SCENARIOS,
     links::SCENARIOS,
+    hosts::SCENARIOS,
     refusals::SCENARIOS,
     topics::SCENARIOS,
 ];

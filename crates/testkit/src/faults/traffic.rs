@@ -69,6 +69,25 @@ impl Traffic {
         let chunk_lines = ["--set", "log.chunk_lines=true"];
         let up = rig.uploader(&[&["--settle", "0s"], &chunk_lines, up].concat());
         let down = rig.downloader(&[&chunk_lines, down].concat());
+        Traffic::of(rig, random, up, down)
+    }
+
+    /// The same with the daemons as children of another program, which gets `before` and then the command line.
+    pub(super) fn under(
+        rig: Rig,
+        random: &mut StdRng,
+        program: &str,
+        before: [&[&str]; 2],
+        up: &[&str],
+        down: &[&str],
+    ) -> Traffic {
+        let chunk_lines = ["--set", "log.chunk_lines=true"];
+        let up = rig.uploader_under(program, before[0], &[&["--settle", "0s"], &chunk_lines, up].concat());
+        let down = rig.downloader_under(program, before[1], &[&chunk_lines, down].concat());
+        Traffic::of(rig, random, up, down)
+    }
+
+    fn of(rig: Rig, random: &mut StdRng, up: Daemon, down: Daemon) -> Traffic {
         let watcher = rig.watcher();
         let random = StdRng::seed_from_u64(random.random());
         Traffic { rig, up, down, random, watcher, sizes: SIZES, dropper: None, droppers: 0 }
