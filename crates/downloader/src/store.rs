@@ -124,6 +124,11 @@ impl Store {
         Ok(Store { ledger: Ledger::open(path, &SCHEMA)? })
     }
 
+    /// Writes a copy of the ledger as it is now to a new file.
+    pub fn copy_to(&self, path: &Path) -> Result<(), ledger::Error> {
+        self.ledger.copy_to(path)
+    }
+
     /// A single remembered value.
     pub fn meta(&self, key: &str) -> Result<Option<String>, ledger::Error> {
         self.ledger.read(|connection| {

@@ -104,6 +104,12 @@ impl Ledger {
         run().map_err(|source| Error::Sqlite { path: self.path.clone(), source })
     }
 
+    /// Writes a copy of what the ledger holds now to a new file.
+    pub fn copy_to(&self, path: &Path) -> Result<(), Error> {
+        let text = path.to_string_lossy();
+        self.read(|connection| connection.execute("VACUUM INTO ?1", [text]).map(|_| ()))
+    }
+
     /// Reads outside a transaction.
     pub fn read<R>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, Error> {
         body(&self.connection).map_err(|source| Error::Sqlite { path: self.path.clone(), source })
@@ -182,6 +188,20 @@ mod tests {
         assert!(matches!(Ledger::open(&path, &ONE), Err(Error::Newer { found: 2, known: 1, .. })));
         let other = Schema { application_id: 5, ..TWO };
         assert!(matches!(Ledger::open(&path, &other), Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_copy_is_what_the_ledger_was_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Path::new(":memory:"), &ONE).unwrap();
+        let add = |ledger: &mut Ledger| ledger.transaction(|tx| tx.execute("INSERT INTO a VALUES(7)", []));
+        add(&mut ledger).unwrap();
+        ledger.copy_to(&dir.path().join("copy.db")).unwrap();
+        add(&mut ledger).unwrap();
+        let copy = Ledger::open(&dir.path().join("copy.db"), &ONE).unwrap();
+        let count =
+            |l: &Ledger| l.read(|c| c.query_row("SELECT count(*) FROM a", [], |r| r.get::<_, i64>(0)));
+        assert_eq!((count(&copy).unwrap(), count(&ledger).unwrap()), (1, 2));
     }
 
     #[test]

@@ -50,17 +50,19 @@ struct Readers {
 pub fn live(world: &mut World<'_>) {
     let mut store = Store::open(std::path::Path::new(":memory:")).expect("SQLite in memory");
     let group = Group::default();
+    let mut memory = Copies::default();
     let mut steps = 0;
     loop {
         let dies = !world.calm && world.plan.crash_within > 0;
-        let within = world.plan.crash_within;
-        let crash_in =
-            dies.then(|| world.dice.below(if world.dice.clone().chance(300) { 8 } else { within }));
+        // Often during the start, also of the life after a death during the start.
+        let within = if world.dice.chance(300) { 8 } else { world.plan.crash_within };
+        let crash_in = dies.then(|| world.dice.below(within));
         world.disk.crash_in(crash_in);
         let life = AssertUnwindSafe(|| one_life(world, &mut store, &group, &mut steps));
         match catch_unwind(life) {
             Ok(End::Run) => world.after_death(false),
             Ok(End::Quiet) => break,
+            Ok(End::Stuck) if world.oracle.forgot => break,
             Ok(End::Stuck) => {
                 world.oracle.other(format!("nothing moves any more: {}", world.describe()));
                 break;
@@ -73,8 +75,8 @@ pub fn live(world: &mut World<'_>) {
             }
             Err(panic) => resume_unwind(panic),
         }
-        // Within `after_death` nothing was committed.
         world.look_at_settled(&group);
+        memory.after_death(world, &mut store);
         steps += 1;
     }
     world.look_at_settled(&group);
@@ -82,11 +84,52 @@ pub fn live(world: &mut World<'_>) {
     match store.load() {
         Ok(saved) => {
             let open = saved.transfers.len() + saved.intents.len() + saved.endings.len();
-            if open > 0 {
+            if open > 0 && !world.oracle.forgot {
                 world.oracle.other(format!("{open} files are open in the downloader's ledger"));
             }
         }
         Err(error) => world.oracle.other(error.to_string()),
+    }
+}
+
+/// Copies of the downloader's ledger that somebody made.
+#[derive(Default)]
+struct Copies {
+    directory: Option<tempfile::TempDir>,
+    made: u64,
+    restored: u64,
+}
+
+impl Copies {
+    /// Makes a copy, or loses the ledger, or puts the last copy back.
+    fn after_death(&mut self, world: &mut World<'_>, store: &mut Store) {
+        if world.calm || world.plan.forgets == 0 {
+            return;
+        }
+        if world.dice.chance(300) {
+            let directory = self.directory.get_or_insert_with(|| {
+                let memory = std::path::Path::new("/dev/shm");
+                let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+                made.expect("a temporary folder can be made")
+            });
+            self.made += 1;
+            store.copy_to(&directory.path().join(self.made.to_string())).expect("a ledger can be copied");
+        } else if world.dice.chance(world.plan.forgets) {
+            let copy = self.directory.as_ref().filter(|_| world.dice.chance(500));
+            world.trace.note("downloader forgets", copy.map_or(0, |_| self.made), 0);
+            world.oracle.forgot = true;
+            let path = copy.map_or_else(
+                || ":memory:".into(),
+                |copies| {
+                    self.restored += 1;
+                    let live = copies.path().join(format!("live-{}", self.restored));
+                    std::fs::copy(copies.path().join(self.made.to_string()), &live)
+                        .expect("a file can be copied");
+                    live
+                },
+            );
+            *store = Store::open(&path).expect("the ledger opens");
+        }
     }
 }
 
@@ -252,6 +295,10 @@ fn look_for_gaps(world: &mut World<'_>, shared: &Shared<SimDisk>, suspicion: &mu
         }
     }
     for lost in merger.find_lost() {
+        if world.oracle.forgot {
+            // What is from before the loss of the state cannot be told from what is missing.
+            continue;
+        }
         world.oracle.other(format!("nothing is missing, but it says {lost:?}"));
     }
 }
@@ -263,10 +310,16 @@ fn check_bounds(world: &mut World<'_>, shared: &Shared<SimDisk>, partitions: usi
     }
 }
 
-fn is_quiet(world: &World<'_>, shared: &Shared<SimDisk>) -> bool {
+fn is_quiet(world: &mut World<'_>, shared: &Shared<SimDisk>) -> bool {
     let ends: Vec<(i32, i64)> =
         world.broker.logs.iter().enumerate().map(|(p, log)| (p as i32, log.len() as i64)).collect();
     let merger = shared.merger();
+    if world.oracle.forgot {
+        // Records of files that are long delivered may stay without the rest.
+        let read = merger.received() == ends && !merger.has_changes();
+        drop(merger);
+        return read && world.is_quiet() && world.has_everything();
+    }
     let read = merger.is_idle() && merger.settled() == ends && !merger.has_changes();
     drop(merger);
     read && world.is_quiet()

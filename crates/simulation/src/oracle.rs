@@ -60,6 +60,8 @@ pub struct Oracle {
     /// Deliveries that their users took away.
     taken: Vec<(usize, usize)>,
     taken_inodes: Vec<u64>,
+    /// A state directory was lost: files may arrive twice.
+    pub forgot: bool,
     /// Offsets that were looked at, by partition.
     settled: BTreeMap<i32, i64>,
 }
@@ -204,21 +206,35 @@ impl Oracle {
         inode.is_some_and(|inode| self.taken_inodes.contains(inode) || disk.is_durably_visible(*inode))
     }
 
-    /// The end: each file exactly once.
-    pub fn look_at_the_end(&mut self, spool: &SimSpool, disk: &SimDisk) {
-        let mut counts: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+    fn counts(&mut self, spool: &SimSpool, disk: &SimDisk) -> BTreeMap<(usize, usize), u64> {
+        let mut counts = BTreeMap::new();
         for file in disk.visible() {
             if let Some(found) = self.judge(spool, &file.path, &file.bytes, "at the end") {
                 *counts.entry(found).or_default() += 1;
             }
         }
         self.taken.iter().for_each(|found| *counts.entry(*found).or_default() += 1);
+        counts
+    }
+
+    /// Whether the last version of every file has arrived.
+    pub fn has_everything(&mut self, spool: &SimSpool, disk: &SimDisk) -> bool {
+        let counts = self.counts(spool, disk);
+        (0..spool.len()).all(|number| {
+            let (versions, withdrawn) = spool.with(number, |file| (file.versions.len(), file.withdrawn));
+            withdrawn || counts.contains_key(&(number, versions - 1))
+        })
+    }
+
+    /// The end: each file exactly once.
+    pub fn look_at_the_end(&mut self, spool: &SimSpool, disk: &SimDisk) {
+        let counts = self.counts(spool, disk);
         for number in 0..spool.len() {
             let (versions, withdrawn) = spool.with(number, |file| (file.versions.len(), file.withdrawn));
             self.tally.files += 1;
             for version in 0..versions {
                 let count = counts.get(&(number, version)).copied().unwrap_or(0);
-                if count > 1 {
+                if count > 1 && !self.forgot {
                     self.tally.doubled += 1;
                     self.find(format!("doubled: version {version} of f{number} arrived {count} times"));
                 }

@@ -61,6 +61,9 @@ pub struct Plan {
     pub orderly: u64,
     /// Jumps of the wall clock, in a thousand steps.
     pub jumps: u64,
+    /// State directories are lost, or put back from an old copy (the downloader's), in a thousand deaths. Files may
+    /// arrive twice then, but none may be lost or torn.
+    pub forgets: u64,
 }
 
 impl Plan {
@@ -82,6 +85,7 @@ impl Plan {
         let taken = maybe(300, &[20, 60]);
         let orderly = maybe(400, &[5, 20]);
         let jumps = maybe(500, &[20]);
+        let forgets = maybe(100, &[50, 200]);
         let fills = maybe(300, &[1]) == 1;
         let operation = maybe(300, &[2, 10]);
         let barrier = maybe(450, &[10, 60, 200]);
@@ -122,6 +126,7 @@ impl Plan {
             taken,
             orderly,
             jumps,
+            forgets,
         }
     }
 }

@@ -231,7 +231,12 @@ impl<'s> World<'s> {
         let uploader = match &mut self.process {
             Process::Runs(uploader) => uploader,
             Process::Dead(memory) => {
-                if let Some(memory) = memory.take_if(|_| self.calm || self.dice.chance(200)) {
+                if let Some(mut memory) = memory.take_if(|_| self.calm || self.dice.chance(200)) {
+                    if !self.calm && self.dice.chance(self.plan.forgets) {
+                        self.trace.note("uploader forgets", 0, 0);
+                        self.oracle.forgot = true;
+                        memory = Memory::new(&mut self.dice.split()).expect("SQLite in memory");
+                    }
                     self.start_uploader(memory);
                 }
                 return;
@@ -337,6 +342,11 @@ impl<'s> World<'s> {
             && self.broker.is_all_visible()
     }
 
+    /// Everything has arrived at least once.
+    pub fn has_everything(&mut self) -> bool {
+        self.oracle.has_everything(&self.spool, &self.disk)
+    }
+
     /// Where everything stands, for people who look at a schedule.
     pub fn describe(&self) -> String {
         let uploader = match &self.process {
@@ -365,7 +375,7 @@ impl<'s> World<'s> {
                 self.oracle.other(format!("{open} numbers are open in the uploader's ledger"));
             }
         }
-        if self.disk.partials() > 0 {
+        if self.disk.partials() > 0 && !self.oracle.forgot {
             self.oracle.other("partials are left");
         }
     }
