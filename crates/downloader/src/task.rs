@@ -432,3 +432,6 @@ fn wake_committer_if_due<D: Disk>(shared: &Shared<D>) {
         shared.work.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

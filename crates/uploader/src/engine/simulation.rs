@@ -36,8 +36,8 @@ pub use crate::reader::{Held, Job, Outcome, work};
 pub use crate::records::{Found, FoundState};
 pub use crate::spool::{HeldSpool, Identity, Retired, Verdict};
 
-/// Everything that may be out at once fits into each channel.
-const OUTSTANDING_MAX: usize = 4_096;
+/// Everything that may be out at once fits into each channel: a schedule has some twenty files.
+const OUTSTANDING_MAX: usize = 256;
 /// Unfinished transfers taken up at one start, at most.
 const UNFINISHED_MAX: usize = 4_096;
 /// The one spool's name, and the uploader's.

@@ -1,0 +1,98 @@
+//! A record in the hands of a task while others act.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use super::*;
+use crate::commit::{Committer, Placement};
+use crate::disk::Offsets;
+use crate::merge::Limits;
+use crate::positions::Decision;
+use crate::recover::{Begun, Terms, begin};
+use crate::store::Store;
+use daemon::status::metric::Counter;
+use daemon::{Clock, DiskReserve, SetClock};
+use fsio::{Collision, PartialStore};
+use kafka::Position;
+use protocol::{Attempt, FileMeta, Incarnation, Name, RelativePath, TransferId, UploaderId, encode, subtrees};
+use std::path::Path;
+use std::sync::Arc;
+
+struct Nobody;
+
+impl Offsets for Nobody {
+    fn commit(&self, _positions: &[Position]) {}
+    fn commit_last(&self, _positions: &[Position], _timeout: Duration) {}
+}
+
+fn header() -> Header {
+    Header {
+        transfer: TransferId { uploader: UploaderId([7; 16]), incarnation: Incarnation(1), sequence: 0 },
+        attempt: Attempt(0),
+        closed_below: 0,
+        uploader: Name::new("up").unwrap(),
+        spool: Name::new("spool").unwrap(),
+        file: FileMeta {
+            path: RelativePath::new("f").unwrap(),
+            size: 3000,
+            mtime_seconds: 0,
+            mtime_nanos: 0,
+            mode: 0o644,
+        },
+        chunk_size: 1024,
+        first_partition: 0,
+        partition_count: 2,
+    }
+}
+
+fn handle_all(shared: &Shared, taken: &TakenIn<'_>, handling: &mut Handling) {
+    while handling.turn(shared, taken) == Turn::Next {}
+}
+
+#[test]
+fn a_partial_made_while_its_file_ends_is_removed() {
+    let output = tempfile::tempdir().unwrap();
+    let mut store = Store::open(Path::new(":memory:")).unwrap();
+    let placement = Placement {
+        landing: "{path}".into(),
+        collision: Collision::KeepBoth,
+        commit_interval: Duration::ZERO,
+    };
+    let time = Arc::new(SetClock::default());
+    let terms = Terms {
+        reserve: DiskReserve::Bytes(0),
+        limits: Limits {
+            accept: None,
+            file_size_max: u64::MAX,
+            open_files_max: 10,
+            stalled_after_ms: u64::MAX,
+            reader_per_partition: true,
+        },
+        placement: &placement,
+        undecodable: Counter::default(),
+        clock: Clock::set(Arc::clone(&time)),
+    };
+    let from = |partition| Decision { partition, offset: 0, lost: None, low: 0, ahead: None };
+    let disk = PartialStore::open(output.path()).unwrap();
+    let begun = begin(disk, &mut store, terms, |_, _| Some(vec![from(0), from(1)])).unwrap().unwrap();
+    let Begun { shared, delivered, .. } = begun;
+    let place = |partition| Place { partition, offset: 0 };
+
+    let values = subtrees(0, &[5; 1024], false).into_iter().map(|subtree| subtree.value).collect();
+    let body = Body::Chunk { index: 0, values, payload: &[5; 1024] };
+    let chunk = encode(&Record { header: header(), body });
+    let chunk = take_in(&shared, place(0), &chunk).unwrap();
+    let mut handling = Handling::new(place(0));
+    assert_eq!(handling.turn(&shared, &chunk), Turn::Next, "it may be written");
+
+    let abort = encode(&Record { header: header(), body: Body::Abort });
+    let abort = take_in(&shared, place(1), &abort).unwrap();
+    handle_all(&shared, &abort, &mut Handling::new(place(1)));
+    let mut committer = Committer::new(&shared, &mut store, &Nobody, &placement, delivered);
+    committer.turn();
+
+    handle_all(&shared, &chunk, &mut handling);
+    assert_eq!(shared.slots.store().list().unwrap().len(), 1, "the task did not know");
+    time.forward_ms.store(60_000, Ordering::Relaxed);
+    committer.turn();
+    assert_eq!(shared.slots.store().list().unwrap(), Vec::<String>::new());
+    assert!(shared.take_failure().is_none());
+}
