@@ -30,7 +30,7 @@ demo: tools $(if $(BOOTSTRAP),,kafka)
 	@exec $(BUILD)/release/streamsend-demo
 
 soak: tools kafka
-	$(CARGO) build --release --locked --package streamsend --package testkit --bins
+	$(CARGO) build --release --locked --package streamsend --package testkit --package simulation --bins
 	@exec $(BUILD)/release/streamsend-soak --minutes $(or $(MINUTES),60) $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times $(TIMES)) \
 		$(if $(FULL),--full) $(if $(SEED),--seed $(SEED))
 

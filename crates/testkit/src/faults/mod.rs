@@ -16,6 +16,7 @@ pub mod oracle;
 mod points;
 mod refusals;
 mod row;
+mod simulated;
 mod spool;
 mod strike;
 mod topics;
@@ -42,6 +43,7 @@ pub struct Scenario {
 
 /// Every scenario there is.
 pub const SCENARIOS: &[&[Scenario]] = &[
+    simulated::SCENARIOS,
     kills::SCENARIOS,
     chaos::SCENARIOS,
     spool::LIMITS,
