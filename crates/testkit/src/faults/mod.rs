@@ -9,6 +9,8 @@ mod brokers;
 mod chaos;
 mod cluster;
 mod cuts;
+mod fresh;
+mod gone;
 mod hosts;
 mod kills;
 mod links;
@@ -56,6 +58,8 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     hosts::SCENARIOS,
     refusals::SCENARIOS,
     topics::SCENARIOS,
+    fresh::SCENARIOS,
+    gone::SCENARIOS,
 ];
 
 /// All scenarios in the order of the table.
