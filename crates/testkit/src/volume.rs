@@ -2,12 +2,16 @@
 //!
 //! What must never happen here: a mount or loop device that outlives its owner, also when a test panics.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
 use crate::scratch::is_left_by_the_dead;
 use crate::wait::{LONG, wait_until};
+
+/// More than any image here takes.
+const ENOUGH: &str = "size=600m";
 
 /// What lies on the loop device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,24 +112,46 @@ impl Volume {
         Volume::make(filesystem, &[], mib, image, at, None)
     }
 
-    /// The same in a file on a tmpfs that is smaller: writing succeeds, writing back does not. `below` is where the
-    /// tmpfs is mounted; it has `room_mib`.
+    /// The same in a file on a tmpfs, mounted at `below`, that has only `spare_mib` left for what is written from now on:
+    /// writing succeeds, writing back does not. [`Volume::give_room`] ends that.
     ///
     /// # Errors
     /// Why this machine or user cannot.
     pub fn on_too_little(
         filesystem: FileSystem,
-        room_mib: u64,
+        spare_mib: u64,
         below: &Path,
         at: &Path,
     ) -> Result<Volume, String> {
-        let tmpfs = Mount::tmpfs(below, &format!("size={room_mib}m"))?;
+        let tmpfs = Mount::tmpfs(below, ENOUGH)?;
         // Nothing may be discarded or set up later: the tables take their room now.
         let options: &[&str] = match filesystem {
-            FileSystem::Ext4 => &["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-J", "size=4"],
+            FileSystem::Ext4 => {
+                &["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-J", "size=4", "-N", "2048"]
+            }
             FileSystem::Xfs => &["-K"],
         };
-        Volume::make(filesystem, options, 400, &below.join("image"), at, Some(tmpfs))
+        let image = below.join("image");
+        let volume = Volume::make(filesystem, options, 320, &image, at, Some(tmpfs))?;
+        let synced = std::fs::File::open(at).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+        synced.map_err(|error| error.to_string())?;
+        let used = std::fs::metadata(&image).map_err(|error| error.to_string())?.blocks() * 512;
+        volume.resize_below(&format!("size={}", used + (spare_mib << 20)));
+        Ok(volume)
+    }
+
+    fn resize_below(&self, options: &str) {
+        if let Some(below) = &self.below {
+            below.remount(options);
+        }
+    }
+
+    /// Lets everything be written back from now on; what was not is gone.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn give_room(&self) {
+        self.resize_below(ENOUGH);
     }
 
     fn make(
@@ -161,11 +187,6 @@ impl Volume {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.at
-    }
-
-    /// What its image lies on, if that is a tmpfs of its own.
-    pub fn below(&self) -> Option<&Mount> {
-        self.below.as_ref()
     }
 
     /// Cuts its power: from now on every access fails, and what no barrier has made durable is gone (`FS_IOC_SHUTDOWN`

@@ -23,6 +23,7 @@ mod spool;
 mod strike;
 mod topics;
 mod traffic;
+mod writeback;
 
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     topics::SCENARIOS,
     fresh::SCENARIOS,
     gone::SCENARIOS,
+    writeback::SCENARIOS,
 ];
 
 /// All scenarios in the order of the table.
