@@ -6,6 +6,8 @@
 
 use fsio::{Collision, FileAttributes, Partial, PartialStore, Published, Space};
 use kafka::{ConsumerSet, Position};
+use protocol::Digest;
+use rustix::fs::OFlags;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
@@ -41,6 +43,11 @@ pub trait Disk: Debug + Send + Sync {
     fn syncfs_is_a_barrier(&self) -> bool;
     /// Room on the filesystem.
     fn space(&self) -> io::Result<Space>;
+    /// Whether a file of this size and digest lies at this place of the output.
+    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
+        let _ = (destination, size, digest);
+        Ok(false)
+    }
     /// [`fsio::publish`] of a partial into the output.
     fn publish(
         &self,
@@ -118,6 +125,18 @@ impl Disk for PartialStore {
 
     fn space(&self) -> io::Result<Space> {
         Space::of(self.output())
+    }
+
+    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let Ok(file) = self.output().open_within(destination, flags, 0) else { return Ok(false) };
+        let meta = file.metadata()?;
+        if !meta.is_file() || meta.len() != size {
+            return Ok(false);
+        }
+        let mut hasher = protocol::blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        Ok(hasher.finalize().as_bytes() == digest)
     }
 
     fn publish(

@@ -10,6 +10,7 @@ mod disk;
 mod landing;
 mod losses;
 pub mod merge;
+mod output;
 mod pipeline;
 mod positions;
 mod recover;

@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::commit::{Committer, Placement};
 use crate::losses;
 use crate::merge::Limits;
+use crate::output::{self, Output};
 use crate::positions::{Decision, Known, decide};
 use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
@@ -63,21 +64,29 @@ pub struct Environment<'a> {
 }
 
 /// Runs once.
-pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, Stop> {
+pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output) -> Result<Ended, Stop> {
     let shutdown = &environment.context.shutdown;
     let needs_id = store.meta("topic_id").map_err(ledger_stop)?.is_some();
     let look_up = |broker: &Broker| broker.look_up_with_id(needs_id);
     let Some(topic) = environment.broker.wait_for(shutdown, look_up) else { return Ok(Ended::Done) };
     losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
+    let disk = |error| Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));
+    // Before anything is made there.
+    if !bound.is_there(store)? {
+        return Ok(Ended::Failed(Failure::Away));
+    }
+    let partials_are_known = match output::partials_are_known(output, store).map_err(ledger_stop)? {
+        Ok(known) => known,
+        Err(error) => return disk(error),
+    };
     let partials = match PartialStore::open(output) {
         Ok(partials) => partials,
-        Err(error) => {
-            return Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));
-        }
+        Err(error) => return disk(error),
     };
     let multi = environment.context.license.multi_partition();
     let terms = Terms {
+        partials_are_known,
         reserve: environment.settings.disk_reserve,
         limits: limits(environment.settings, multi),
         placement: environment.placement,
@@ -94,6 +103,9 @@ pub fn run(environment: &Environment<'_>, store: &mut Store) -> Result<Ended, St
         Ok(None) => return Ok(Ended::Done),
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
+    if let Err(error) = output::mark_partials(shared.slots.store(), store).map_err(ledger_stop)? {
+        return disk(error);
+    }
     for decision in decisions.iter().filter(|decision| decision.lost.is_some()) {
         losses::say_waiting(&shared.merger().waiting_on(decision.partition));
     }
@@ -331,6 +343,9 @@ impl<'a> Keeper<'a> {
                 return Ended::Done;
             }
             context.status.progress();
+            if !self.shared.slots.store().output().is_at(&self.environment.settings.output) {
+                return Ended::Failed(Failure::Away);
+            }
             if let Some(complaint) = self.consumer.complaint() {
                 self.environment.broker.say_away(&complaint);
             }

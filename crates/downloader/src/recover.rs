@@ -5,7 +5,8 @@
 
 use crate::commit::{Outcome, Placement, barrier_of_names, publish, say_delivered};
 use crate::disk::{Disk, Touched};
-use crate::merge::{Limits, Merger};
+use crate::merge::{Limits, Merger, Transfer};
+use crate::output::PARTIALS_ID_FILE;
 use crate::positions::Decision;
 use crate::shared::{Failure, Shared};
 use crate::slots::Slots;
@@ -30,6 +31,8 @@ pub struct Terms<'a> {
     pub undecodable: Counter,
     /// The time.
     pub clock: Clock,
+    /// Whether the folder of the partials is the one that the ledger speaks of.
+    pub partials_are_known: bool,
 }
 
 /// A run that can go on.
@@ -52,8 +55,12 @@ pub fn begin<D: Disk>(
 ) -> Result<Option<Begun<D>>, Failure> {
     let slots = Slots::new(disk, terms.reserve);
     let mut saved = store.load().map_err(Failure::Ledger)?;
-    let missing = adopt_partials(&slots, &mut saved)
-        .map_err(|error| Failure::Disk("taking up partial files".to_owned(), error))?;
+    let disk = |error| Failure::Disk("taking up partial files".to_owned(), error);
+    let mut missing = Missing::new();
+    if !terms.partials_are_known {
+        missing = distrust_partials(&slots, &mut saved).map_err(disk)?;
+    }
+    missing.extend(adopt_partials(&slots, &mut saved).map_err(disk)?);
     let begun = store.began_at_the_beginning().map_err(Failure::Ledger)?;
     let Some(mut decisions) = positions(&saved.staged, begun.is_some()) else { return Ok(None) };
     for (partition, first) in missing.iter().flat_map(|(_, firsts)| firsts) {
@@ -64,7 +71,10 @@ pub fn begin<D: Disk>(
     let from_the_beginning = begun.unwrap_or_else(|| starts.iter().all(|(_, offset)| *offset == 0));
     // First the lower positions, then the forgetting: a crash between them finds the partials missing again.
     store.begin(&starts, from_the_beginning).map_err(Failure::Ledger)?;
-    missing.iter().try_for_each(|(id, _)| store.forget_transfer(*id)).map_err(Failure::Ledger)?;
+    for (id, _) in &missing {
+        store.forget_transfer(*id).map_err(Failure::Ledger)?;
+        store.forget_intent(*id).map_err(Failure::Ledger)?;
+    }
     let mut merger = Merger::new(terms.limits, &starts, from_the_beginning);
     let intents = std::mem::take(&mut saved.intents);
     restore(&mut merger, &mut saved);
@@ -76,10 +86,36 @@ pub fn begin<D: Disk>(
 /// Transfers whose partial is gone, with their first offsets: they are forgotten and read again from there.
 type Missing = Vec<(protocol::TransferId, Vec<(i32, i64)>)>;
 
+/// The folder of the partials is another one than the ledger's, or was emptied: nothing in it counts, and a partial that
+/// is not there says nothing. What was about to become visible did if it is there; the rest is read again.
+fn distrust_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Missing> {
+    warn!(
+        "output: .streamsend/partial is not the folder that it was (removed, or restored from a copy): every file that \
+         was under way is read again"
+    );
+    let mut missing = Missing::new();
+    for intent in std::mem::take(&mut saved.intents) {
+        let Intent { header, digest, destination, .. } = &intent;
+        if slots.store().holds(destination, header.file.size, digest)? {
+            // Without partial it counts as delivered.
+            slots.store().remove(&partial_name(header.transfer, header.attempt))?;
+            saved.intents.push(intent);
+        } else {
+            missing.push((header.transfer, intent.firsts));
+        }
+    }
+    let (lost, kept): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut saved.transfers).into_iter().partition(|transfer| transfer.chunks.count() > 0);
+    saved.transfers = kept;
+    let first = |transfer: Transfer| (transfer.header.transfer, transfer.firsts.into_iter().collect());
+    missing.extend(lost.into_iter().map(first));
+    Ok(missing)
+}
+
 /// Takes up the partials of open transfers and removes those that nobody knows.
 fn adopt_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Missing> {
     let mut missing = Vec::new();
-    let mut known: HashSet<String> = HashSet::new();
+    let mut known = HashSet::from([PARTIALS_ID_FILE.to_owned()]);
     for transfer in std::mem::take(&mut saved.transfers) {
         let (id, attempt) = (transfer.header.transfer, transfer.attempt());
         if slots.store().exists(&partial_name(id, attempt))? {

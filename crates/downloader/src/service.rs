@@ -5,21 +5,23 @@
 
 use crate::broker::Broker;
 use crate::commit::Placement;
+use crate::output::{Output, lock_stop};
 use crate::pipeline::{self, Ended, Environment};
 use crate::report::Report;
 use crate::shared::Failure;
 use crate::store::Store;
 use daemon::{Context, DownloaderRun, DownloaderSettings, Exit, OnConflict, Stop, profile_limits};
 use fsio::Collision;
-use fsio::lock::{DirLock, LockError};
+use fsio::lock::DirLock;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 use tracing::{error, warn};
 
 /// First wait after a run that failed; doubled up to `FAILED_WAIT_MAX`.
 const FAILED_WAIT_MIN: Duration = Duration::from_secs(1);
 const FAILED_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between two looks whether an output that is away is back.
+const AWAY_WAIT: Duration = Duration::from_secs(1);
 /// So many disk faults in a row that are not about space end the process.
 const DISK_FAULTS_MAX: u32 = 5;
 
@@ -37,11 +39,10 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
     let state = &settings.common.state_directory;
     fsio::mkdir_all_durable(state)
         .map_err(|e| Stop::io(format!("state_directory {}", state.display()), &e))?;
-    let _state_lock = lock(&state.join("lock"), state)?;
-    fsio_work_folder(output)?;
-    let _output_lock = lock(&output.join(".streamsend/lock"), output)?;
+    let state_lock = state.join("lock");
+    let _state_lock = DirLock::acquire(&state_lock).map_err(|error| lock_stop(error, &state_lock, state))?;
     let mut store = Store::open(&state.join("ledger.db")).map_err(|e| Stop::new(Exit::Io, e.to_string()))?;
-    bind_to_output(&mut store, output, state)?;
+    let mut bound = Output::bind(output, &mut store, state)?;
     let bootstrap = settings.common.kafka.get("bootstrap.servers").cloned().unwrap_or_default();
     let profile = profile_limits(settings.common.kafka_profile, &bootstrap);
     let kafka = kafka_settings(&settings, &profile);
@@ -67,7 +68,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
         report: &report,
     };
     context.status.started(&format!("waiting for Kafka at {bootstrap}"));
-    runs(&environment, &mut store)
+    runs(&environment, &mut store, &mut bound)
 }
 
 fn kafka_settings(settings: &DownloaderSettings, profile: &daemon::ProfileLimits) -> kafka::Settings {
@@ -76,12 +77,12 @@ fn kafka_settings(settings: &DownloaderSettings, profile: &daemon::ProfileLimits
     kafka::Settings { properties, topic: settings.common.topic.clone(), client_id }
 }
 
-fn runs(environment: &Environment<'_>, store: &mut Store) -> Result<(), Stop> {
+fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -> Result<(), Stop> {
     let shutdown = &environment.context.shutdown;
     let (mut wait, mut disk_faults) = (FAILED_WAIT_MIN, 0);
     loop {
         let began = std::time::Instant::now();
-        let ended = pipeline::run(environment, store)?;
+        let ended = pipeline::run(environment, store, output)?;
         if shutdown.requested() && !matches!(ended, Ended::Failed(Failure::Ledger(_))) {
             return Ok(());
         }
@@ -90,6 +91,11 @@ fn runs(environment: &Environment<'_>, store: &mut Store) -> Result<(), Stop> {
             Ended::Changed => continue,
             Ended::Failed(failure) => failure,
         };
+        if matches!(failure, Failure::Away) {
+            // Said when it was noticed. Ends early exactly when the end was asked for.
+            let _ = shutdown.channel().recv_timeout(AWAY_WAIT);
+            continue;
+        }
         if began.elapsed() > FAILED_WAIT_MAX * 2 {
             (wait, disk_faults) = (FAILED_WAIT_MIN, 0);
         }
@@ -120,7 +126,7 @@ fn say_failure(failure: Failure, disk_faults: u32) -> Result<(), Stop> {
             );
             Ok(())
         }
-        Failure::Stopped => Ok(()),
+        Failure::Stopped | Failure::Away => Ok(()),
         Failure::OutOfRange(partition) => {
             warn!("P{partition:02}: the next record is not on the topic any more; looking where it goes on");
             Ok(())
@@ -129,54 +135,5 @@ fn say_failure(failure: Failure, disk_faults: u32) -> Result<(), Stop> {
             warn!("the Kafka client gave up ({message}): starting another");
             Ok(())
         }
-    }
-}
-
-fn lock(path: &Path, folder: &Path) -> Result<DirLock, Stop> {
-    DirLock::acquire(path).map_err(|error| match error {
-        LockError::Held { .. } => {
-            let message = format!("another streamsend-downloader uses {}: {error}", folder.display());
-            Stop::new(Exit::AlreadyRunning, message)
-        }
-        LockError::Io(error) => Stop::io(format!("cannot lock {}", path.display()), &error),
-    })
-}
-
-/// Makes the work folder; the first thing that shows an output that cannot be written.
-fn fsio_work_folder(output: &Path) -> Result<(), Stop> {
-    fsio::PartialStore::open(output)
-        .map(|_| ())
-        .map_err(|error| Stop::io(format!("output {} cannot be written", output.display()), &error))
-}
-
-/// The output carries an id; the ledger remembers it.
-fn bind_to_output(store: &mut Store, output: &Path, state: &Path) -> Result<(), Stop> {
-    let path = output.join(".streamsend/id");
-    let io_stop = |error: io::Error| Stop::io(path.display(), &error);
-    let found = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(io_stop(error)),
-    };
-    let ledger_stop = |error: ledger::Error| Stop::new(Exit::Io, error.to_string());
-    let known = store.meta("output_id").map_err(ledger_stop)?;
-    match (found, known) {
-        (Some(found), Some(known)) if found == known => Ok(()),
-        (Some(found), None) => store.set_meta("output_id", &found).map_err(ledger_stop),
-        (None, None) => {
-            let id = uuid::Uuid::new_v4().to_string();
-            let folder = fsio::Dir::open(&output.join(".streamsend")).map_err(io_stop)?;
-            folder.put("id", id.as_bytes()).map_err(io_stop)?;
-            store.set_meta("output_id", &id).map_err(ledger_stop)
-        }
-        (_, Some(_)) => Err(Stop::new(
-            Exit::Configuration,
-            format!(
-                "the state in {} belongs to another output folder than {}: give this output a state_directory of its own, \
-                 or put the old output back",
-                state.display(),
-                output.display()
-            ),
-        )),
     }
 }

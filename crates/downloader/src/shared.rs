@@ -32,6 +32,8 @@ pub enum Failure {
     OutOfRange(i32),
     /// The client is dead.
     Client(String),
+    /// The folder at the output's path is not the output: its filesystem was unmounted.
+    Away,
     /// The end was asked for in the middle of a long step, which is given up as in a crash.
     Stopped,
 }

@@ -170,6 +170,11 @@ impl Store {
         self.ledger.transaction(|tx| delete_by_id(tx, "transfer", id))
     }
 
+    /// Forgets a publication that was begun.
+    pub fn forget_intent(&mut self, id: TransferId) -> Result<(), ledger::Error> {
+        self.ledger.transaction(|tx| delete_by_id(tx, "intent", id))
+    }
+
     /// Makes one commit durable: checkpoint, intents, endings, closed ranges, history.
     pub fn record(
         &mut self,

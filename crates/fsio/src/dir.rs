@@ -117,6 +117,11 @@ impl Dir {
         Ok((stat.st_dev, stat.st_ino))
     }
 
+    /// Whether `path` leads to this directory; not if it leads nowhere.
+    pub fn is_at(&self, path: &Path) -> bool {
+        leads_to(path, &self.file)
+    }
+
     /// A second descriptor for the same directory.
     pub fn try_clone(&self) -> io::Result<Dir> {
         Ok(Dir { file: self.file.try_clone()? })
@@ -140,6 +145,12 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Whether `path` leads to the open file.
+pub(crate) fn leads_to(path: &Path, file: &File) -> bool {
+    let (Ok(there), Ok(here)) = (rustix::fs::stat(path), rustix::fs::fstat(file)) else { return false };
+    (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 }
 
 /// Makes a directory and its parents by path and makes their names durable.

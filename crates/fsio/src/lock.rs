@@ -11,7 +11,7 @@ use std::path::Path;
 /// The held lock; dropping it frees the folder.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
 }
 
 /// Why a folder could not be locked.
@@ -42,7 +42,12 @@ impl DirLock {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(DirLock { _file: file })
+        Ok(DirLock { file })
+    }
+
+    /// Whether the lock file at `path` is the one that is held.
+    pub fn is_at(&self, path: &Path) -> bool {
+        crate::dir::leads_to(path, &self.file)
     }
 }
 
