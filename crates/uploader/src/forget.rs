@@ -4,6 +4,7 @@
 //! missing at every look of a week before its entry goes; forgotten, it would be sent again if it came back.
 
 use crate::records::Change;
+use crate::spool::SpoolDir;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use daemon::{Shutdown, SpoolSettings};
 use ledger::rusqlite::{self, Connection, params};
@@ -14,6 +15,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// First look after the start.
@@ -29,7 +31,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Starts the thread; its findings are to be written into the ledger.
 pub fn start(
-    spools: Vec<SpoolSettings>,
+    spools: Vec<Arc<SpoolDir>>,
     ledger: PathBuf,
     shutdown: Shutdown,
 ) -> std::io::Result<Receiver<Change>> {
@@ -40,10 +42,19 @@ pub fn start(
         while !ended(&shutdown, wait) {
             wait = INTERVAL;
             for spool in &spools {
-                if let Err(error) = look(spool, &ledger, &findings, &shutdown) {
+                if spool.is_away() {
+                    tracing::warn!("{}", spool.away_text());
+                    continue;
+                }
+                let settings = spool.settings();
+                if let Some(place) = spool.place() {
+                    // Nobody reads it any more when the process ends.
+                    let _ = findings.send(Change::Place { spool: settings.name.clone(), place });
+                }
+                if let Err(error) = look(settings, &ledger, &findings, &shutdown) {
                     tracing::debug!(
                         "the ledger's entries of {} were not looked through: {error}",
-                        spool.name
+                        settings.name
                     );
                 }
             }

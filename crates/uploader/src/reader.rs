@@ -225,7 +225,7 @@ pub fn work(job: Job, buffers: &Buffers) -> Outcome {
 }
 
 fn open(place: Place, expected: Expected) -> Result<OpenFile, Trouble> {
-    let file = source(&place).map_err(|error| trouble_of(&error))?;
+    let file = source(&place).map_err(|error| trouble_at(&place, &error))?;
     // Before the identity is taken. Who has the file mapped can change it without any trace, and a write under way has
     // left its trace already; whoever comes later leaves one first.
     if file.has_writers() {
@@ -301,7 +301,7 @@ impl OpenFile {
         if mutation::is(Mutation::ChangeUnnoticed) {
             return Ok(());
         }
-        let named = source(&self.place).map_err(|error| trouble_of(&error))?;
+        let named = source(&self.place).map_err(|error| trouble_at(&self.place, &error))?;
         if named.identity()?.same_content(&self.identity) { Ok(()) } else { Err(Trouble::Changed) }
     }
 }
@@ -336,6 +336,14 @@ impl Source {
             Source::File(file) => file.read_exact_at(buffer, offset),
             Source::Held(held) => held.read_exact_at(buffer, offset),
         }
+    }
+}
+
+/// The same for a file looked up by its name: none is gone while all of its spool is.
+fn trouble_at(place: &Place, error: &io::Error) -> Trouble {
+    match trouble_of(error) {
+        Trouble::Gone if place.spool.is_away() => Trouble::Unreadable(place.spool.away_text()),
+        other => other,
     }
 }
 

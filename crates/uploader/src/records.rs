@@ -4,7 +4,7 @@
 //! or a process going on after a failed write.
 
 use crate::scheduler::{Key, Plan, SequenceId, Step};
-use crate::spool::Identity;
+use crate::spool::{Identity, SpoolPlace};
 use ledger::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use ledger::{Ledger, Schema};
 use mutation::Mutation;
@@ -143,6 +143,13 @@ pub enum Change {
         /// Whether the file is no longer in its place.
         left: bool,
     },
+    /// Where a spool is.
+    Place {
+        /// Name of the spool.
+        spool: String,
+        /// Its folder.
+        place: SpoolPlace,
+    },
     /// What a look at the remembered files of a spool found.
     Seen {
         /// Name of the spool.
@@ -209,6 +216,17 @@ pub fn begin_incarnation(
             }
         }
     })
+}
+
+fn place_key(spool: &str) -> String {
+    format!("place of spool {spool}")
+}
+
+/// Where a spool was when it was last seen.
+pub fn place_of(connection: &Connection, spool: &str) -> rusqlite::Result<Option<SpoolPlace>> {
+    let sql = "SELECT CAST(value AS TEXT) FROM meta WHERE key = ?";
+    let text: Option<String> = connection.query_row(sql, [place_key(spool)], |row| row.get(0)).optional()?;
+    Ok(text.as_deref().and_then(SpoolPlace::from_text))
 }
 
 /// The unfinished transfers, oldest incarnation and number first, at most `rows_max`.
@@ -316,6 +334,10 @@ pub fn apply(tx: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
                 tx.prepare_cached(sql)?.execute(params![id.incarnation as i64, id.sequence as i64])?;
             }
             delete(tx, *id)
+        }
+        Change::Place { spool, place } => {
+            let sql = "INSERT OR REPLACE INTO meta(key, value) VALUES(?, CAST(? AS BLOB))";
+            tx.prepare_cached(sql)?.execute([place_key(spool), place.to_text()]).map(drop)
         }
         Change::Seen { spool, present, missing, gone, now_ms } => {
             let mut mark =

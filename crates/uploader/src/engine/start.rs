@@ -62,6 +62,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         records::begin_incarnation(&mut ledger, &mut rand::rng(), clock.wall().as_millisecond())
             .map_err(ledger_stop)?;
     let dirs = spool::open(&settings.spools)?;
+    recognise(&mut ledger, &dirs).map_err(ledger_stop)?;
     let (ready_sender, ready) = bounded(READY_MAX);
     let (answers, answers_receiver) = bounded(READY_MAX);
     let counters = Arc::new(SpoolCounters::default());
@@ -106,7 +107,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
             random: Box::new(rand::rngs::StdRng::from_os_rng()),
         }),
         files: super::Files::default(),
-        spools: named_spools(&settings, dirs)?,
+        spools: named_spools(&settings, dirs.clone())?,
         sender: wire::Sender { uploader, name: name(&settings.common.name)? },
         once: run.once,
         spread,
@@ -123,8 +124,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         ready,
         answers,
         license,
-        forgotten: forget::start(settings.spools.clone(), ledger_path, context.shutdown.clone())
-            .map_err(thread_stop)?,
+        forgotten: forget::start(dirs, ledger_path, context.shutdown.clone()).map_err(thread_stop)?,
         answers_waiting: VecDeque::new(),
         parked: BTreeMap::new(),
         parked_number: 0,
@@ -148,6 +148,22 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     engine.announce(seen);
     engine.resume(found)?;
     engine.run()
+}
+
+/// Compares the spools with where they were, and remembers where they are.
+fn recognise(ledger: &mut ledger::Ledger, dirs: &[Arc<spool::SpoolDir>]) -> Result<(), ledger::Error> {
+    for dir in dirs {
+        let name = &dir.settings().name;
+        let known = ledger.read(|connection| records::place_of(connection, name))?;
+        dir.expect(known);
+        if dir.is_away() {
+            tracing::warn!("{} Nothing of it counts as deleted until it is back", dir.away_text());
+        } else if let Some(place) = dir.place().filter(|place| known != Some(*place)) {
+            let change = records::Change::Place { spool: name.clone(), place };
+            ledger.transaction(|tx| records::apply(tx, &change))?;
+        }
+    }
+    Ok(())
 }
 
 impl Engine {

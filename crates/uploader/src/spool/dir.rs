@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use daemon::{Exit, SpoolSettings, Stop};
 use protocol::RelativePath;
@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::filter::Filter;
+use super::mounted::SpoolPlace;
 use super::settle::Look;
 use super::{Identity, retire};
 use crate::reader::Held;
@@ -36,7 +37,7 @@ pub(super) struct Root {
 }
 
 impl Root {
-    fn open(settings: &SpoolSettings) -> io::Result<Root> {
+    pub(super) fn open(settings: &SpoolSettings) -> io::Result<Root> {
         // The operator wrote this path: links in it are followed.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&settings.directory, flags, Mode::empty())?;
@@ -110,6 +111,8 @@ pub struct SpoolDir {
     settings: SpoolSettings,
     filter: Filter,
     root: RwLock<Arc<Root>>,
+    /// See [`SpoolDir::expect`].
+    pub(super) place: Mutex<Option<SpoolPlace>>,
     /// In the simulation: what files are opened from instead of the folder.
     held: Option<Arc<dyn HeldSpool>>,
 }
@@ -145,8 +148,8 @@ impl SpoolDir {
                 &error,
             ),
         })?;
-        let spool =
-            SpoolDir { settings: settings.clone(), filter, root: RwLock::new(Arc::new(root)), held: None };
+        let (root, place) = (RwLock::new(Arc::new(root)), Mutex::default());
+        let spool = SpoolDir { settings: settings.clone(), filter, root, place, held: None };
         match spool.root().open_folder(b"") {
             Ok(_) => Ok(spool),
             Err(Errno::NOSYS | Errno::PERM) => Err(Stop::new(

@@ -8,6 +8,7 @@ mod aside;
 mod dir;
 mod dry_run;
 mod filter;
+mod mounted;
 mod remember;
 mod retire;
 mod scan;
@@ -34,6 +35,7 @@ use protocol::RelativePath;
 pub use dir::{HeldSpool, SpoolDir, open_for_reading};
 pub use dry_run::dry_run;
 pub use filter::{Excluded, Filter};
+pub use mounted::SpoolPlace;
 pub use retire::{Retired, retire, sync_retired};
 
 use shell::Shell;

@@ -49,6 +49,10 @@ pub fn retire(spool: &SpoolDir, path: &RelativePath, identity: &Identity) -> Ret
     match root.stat(path.as_bytes()) {
         Ok(stat) if is_it(&Identity::of(&stat), identity, stat.st_mode) => {}
         Ok(_) => return Retired::Changed,
+        // Not gone if all of the spool is.
+        Err(errno) if means_gone(errno) && spool.is_away() => {
+            return Retired::Failed(io::Error::other(spool.away_text()));
+        }
         Err(errno) if means_gone(errno) => return Retired::Gone,
         Err(errno) => return Retired::Failed(errno.into()),
     }
