@@ -15,11 +15,13 @@ mod hosts;
 mod kills;
 mod links;
 pub mod oracle;
+mod places;
 mod points;
 mod refusals;
 mod row;
 mod simulated;
 mod spool;
+mod states;
 mod strike;
 mod topics;
 mod traffic;
@@ -62,6 +64,8 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     fresh::SCENARIOS,
     gone::SCENARIOS,
     writeback::SCENARIOS,
+    places::SCENARIOS,
+    states::SCENARIOS,
 ];
 
 /// All scenarios in the order of the table.

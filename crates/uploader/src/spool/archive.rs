@@ -4,7 +4,7 @@
 //! disk.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -61,6 +61,11 @@ fn copy(private: &OwnedFd, name: &[u8], folder: &OwnedFd, path: &RelativePath) -
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut source = File::from(rustix::fs::openat(private, name, flags, Mode::empty())?);
     let stat = rustix::fs::fstat(&source)?;
+    if is_copied(&mut source, &stat, folder, name_of(path.as_bytes()))? {
+        // A crash came between the copy and the removal of its source.
+        rustix::fs::fsync(folder)?;
+        return Ok(rustix::fs::unlinkat(private, name, AtFlags::empty())?);
+    }
     // The same name after a crash: an unfinished copy is begun anew.
     let unfinished = format!(".streamsend-{}.tmp", &blake3::hash(path.as_bytes()).to_hex()[..32]);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -77,6 +82,38 @@ fn copy(private: &OwnedFd, name: &[u8], folder: &OwnedFd, path: &RelativePath) -
     Ok(())
 }
 
+/// Whether this very file, to its time and last byte, is in the archive already.
+fn is_copied(
+    source: &mut File,
+    stat: &rustix::fs::Stat,
+    folder: &OwnedFd,
+    wanted: &[u8],
+) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    for number in 0..=NUMBERED_MAX {
+        let mut there = match rustix::fs::openat(folder, &numbered(wanted, number), flags, Mode::empty()) {
+            Ok(there) => File::from(there),
+            Err(Errno::NOENT) => return Ok(false),
+            // Something else has this name.
+            Err(_) => continue,
+        };
+        let found = rustix::fs::fstat(&there)?;
+        let facts = |stat: &rustix::fs::Stat| (stat.st_mode, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if facts(&found) == facts(stat) {
+            let digest = |file: &mut File| -> io::Result<blake3::Hash> {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update_reader(&mut *file)?;
+                file.rewind()?;
+                Ok(hasher.finalize())
+            };
+            if digest(&mut there)? == digest(source)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn fill(source: &mut File, target: &mut File, stat: &rustix::fs::Stat) -> io::Result<()> {
     let copied = io::copy(source, target)?;
     if u64::try_from(stat.st_size) != Ok(copied) {
@@ -86,4 +123,38 @@ fn fill(source: &mut File, target: &mut File, stat: &rustix::fs::Stat) -> io::Re
     let mtime = Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ };
     rustix::fs::futimens(&*target, &Timestamps { last_access: mtime, last_modification: mtime })?;
     target.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    #[test]
+    fn a_crash_between_the_copy_and_the_removal_of_its_source_makes_no_second_copy() {
+        let top = tempfile::tempdir().unwrap();
+        let (private, archive) = (top.path().join("private"), top.path().join("archive"));
+        fs::create_dir(&private).unwrap();
+        fs::create_dir(&archive).unwrap();
+        let open = |path: &Path| OwnedFd::from(File::open(path).unwrap());
+        let (from, to) = (open(&private), open(&archive));
+        let path = RelativePath::new("a/x.csv").unwrap();
+        fs::write(private.join("set-aside"), "content").unwrap();
+        let keep = |from: &str, to: &str| {
+            let copied = Command::new("cp").args(["-p", from, to]).current_dir(&private).status();
+            assert!(copied.unwrap().success());
+        };
+        keep("set-aside", "again");
+        keep("set-aside", "other");
+        fs::write(private.join("other"), "CONTENT").unwrap();
+        copy(&from, b"set-aside", &to, &path).unwrap();
+        copy(&from, b"again", &to, &path).unwrap();
+        assert_eq!(fs::read_dir(&archive).unwrap().count(), 1);
+        copy(&from, b"other", &to, &path).unwrap();
+        assert_eq!(fs::read_dir(&archive).unwrap().count(), 2, "another file stays beside it");
+        assert_eq!(fs::read(archive.join("x~1.csv")).unwrap(), b"CONTENT");
+        assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
+    }
 }
