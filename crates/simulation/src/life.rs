@@ -152,6 +152,7 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
         placement: &placement,
         undecodable: Counter::default(),
         clock: world.clock.clone(),
+        partials_are_known: true,
     };
     let partitions = world.broker.logs.len();
     let logs = &world.broker.logs;
@@ -229,6 +230,7 @@ fn kind(failure: &Failure) -> &'static str {
         Failure::Ledger(_) => "ledger failed",
         Failure::OutOfRange(_) => "out of range",
         Failure::Client(_) => "client failed",
+        Failure::Away => "output away",
         Failure::Stopped => "stopped",
     }
 }

@@ -91,7 +91,7 @@ fn is_copied(
 ) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     for number in 0..=NUMBERED_MAX {
-        let mut there = match rustix::fs::openat(folder, &numbered(wanted, number), flags, Mode::empty()) {
+        let mut there = match rustix::fs::openat(folder, numbered(wanted, number), flags, Mode::empty()) {
             Ok(there) => File::from(there),
             Err(Errno::NOENT) => return Ok(false),
             // Something else has this name.
