@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo soak test fuzz lint build deb tarball clean fmt tools kafka
+.PHONY: help demo soak bench bench-guard test fuzz lint build deb tarball clean fmt tools kafka
 
 help:
 	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
@@ -14,6 +14,9 @@ help:
 	@echo "make soak    every fault, at random, for MINUTES=60; ends with the table of what was injected and what was lost"
 	@echo "             (ONLY=NAME,... TIMES=N runs these so often; FULL=1 each as often as docs/reliability.md wants; SEED=S)"
 	@echo "make fuzz    hostile bytes for everything that reads them, RUNS=10000000 inputs per target (TARGET=NAME for one)"
+	@echo "make bench   product and bare client in turn, and the table against the targets (docs/performance.md); for a quiet machine"
+	@echo "             (ONLY=ROW,... PAIRS=5 SIZE=2GB; streamsend-bench --help has more)"
+	@echo "make bench-guard  instructions of the pure cores against the recorded ones (part of make test; STREAMSEND_BLESS=1 renews them)"
 	@echo "make lint    formatting, clippy, documentation, house rules"
 	@echo "make build   release binaries in $(BUILD)/release"
 	@echo "make deb     the Debian package, in $(BUILD)/package"
@@ -34,7 +37,15 @@ soak: tools kafka
 	@exec $(BUILD)/release/streamsend-soak --minutes $(or $(MINUTES),60) $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times $(TIMES)) \
 		$(if $(FULL),--full) $(if $(SEED),--seed $(SEED))
 
-test: tools kafka lint
+bench: tools kafka
+	$(CARGO) build --release --locked --package streamsend --package testkit --bins
+	@exec $(BUILD)/release/streamsend-bench $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE))
+
+bench-guard: tools
+	$(CARGO) build --release --locked --package guard
+	@$(BUILD)/release/streamsend-guard
+
+test: tools kafka lint bench-guard
 	$(CARGO) build --locked --bins
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --package simulation --features seeded --test mutations --locked

@@ -37,6 +37,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 pub struct BrokerBuilder {
     partitions: i32,
     heap: String,
+    long_running: bool,
     properties: BTreeMap<String, String>,
     /// Further listeners, and where each says that it is.
     links: Vec<(SocketAddr, SocketAddr)>,
@@ -72,6 +73,13 @@ impl BrokerBuilder {
     #[must_use]
     pub fn heap(mut self, heap: &str) -> Self {
         heap.clone_into(&mut self.heap);
+        self
+    }
+
+    /// For work that lasts: the Java machine compiles to the end and collects in parallel, as in production; it starts slower.
+    #[must_use]
+    pub fn long_running(mut self) -> Self {
+        self.long_running = true;
         self
     }
 
@@ -155,6 +163,7 @@ impl Broker {
         BrokerBuilder {
             partitions: 6,
             heap: "256m".to_owned(),
+            long_running: false,
             properties: BTreeMap::new(),
             links: Vec::new(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -271,7 +280,7 @@ impl Broker {
         write(&properties, &self.properties());
         let log = File::create(self.log()).expect("the scratch folder is ours");
         let logging = if self.how.log_requests { "log4j2-requests.xml" } else { "log4j2.xml" };
-        let mut command = java_logging(&self.how.before, &self.how.heap, logging);
+        let mut command = java_logging(&self.how.before, &self.how.heap, logging, self.how.long_running);
         command.arg("kafka.Kafka").arg(&properties).current_dir(&directory);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.child = Some(process::spawn(command).expect("setpriv and java are installed"));

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod host;
 pub mod loopback;
 pub mod netns;
+pub mod pace;
 pub mod page;
 mod process;
 pub mod proxy;

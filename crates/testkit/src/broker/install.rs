@@ -18,11 +18,12 @@ const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
 /// Java with Kafka's jars, as a child of `before` (a program and its arguments) if there is one.
 pub(super) fn java(before: &[String], heap: &str) -> Command {
-    java_logging(before, heap, "log4j2.xml")
+    java_logging(before, heap, "log4j2.xml", false)
 }
 
-/// The same with another of the logging configurations in `kafka/`.
-pub(super) fn java_logging(before: &[String], heap: &str, logging: &str) -> Command {
+/// The same with another of the logging configurations in `kafka/`; for work that lasts it compiles to the end and collects in
+/// parallel, else it starts fast.
+pub(super) fn java_logging(before: &[String], heap: &str, logging: &str, long_running: bool) -> Command {
     let mut command = match before.split_first() {
         Some((program, args)) => {
             let mut command = tethered(program);
@@ -32,12 +33,12 @@ pub(super) fn java_logging(before: &[String], heap: &str, logging: &str) -> Comm
         None => tethered("java"),
     };
     command.arg(format!("-Xmx{heap}"));
-    command.args([
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+ExitOnOutOfMemoryError",
-        "-Xshare:auto",
-    ]);
+    command.args(["-XX:+ExitOnOutOfMemoryError", "-Xshare:auto"]);
+    if long_running {
+        command.args(["-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]);
+    } else {
+        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    }
     let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka").join(logging);
     command.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
     command.arg("-cp").arg(libs().join("*"));
