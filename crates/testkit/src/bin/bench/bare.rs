@@ -166,6 +166,7 @@ fn download(options: &Options, out: &Path) -> Result<()> {
         queued_max_kbytes_total: 131_072,
         fetch_max_bytes: 16 << 20,
         message_max_bytes: MESSAGE_MAX,
+        fetch_interval: Duration::ZERO,
     };
     let positions: Vec<Position> =
         (0..options.partitions).map(|partition| Position { partition, offset: 0 }).collect();
