@@ -11,6 +11,7 @@ mod licence;
 mod network;
 mod oci;
 mod output;
+mod pace;
 mod partitions;
 mod rig;
 mod sizes;

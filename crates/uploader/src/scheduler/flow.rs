@@ -147,7 +147,7 @@ impl Scheduler {
     }
 
     pub(super) fn acknowledged(&mut self, now: Duration, token: Token) {
-        self.credits.give_back(token.slot);
+        self.credits.settle(now, token.slot);
         let key = token.key;
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         if transfer.attempt != token.attempt {
@@ -369,7 +369,7 @@ impl Scheduler {
     pub fn came_back(&mut self, token: Token, refusal: Refusal) -> Again {
         let answer = self.decide_again(token, refusal);
         if answer == Again::Drop {
-            self.credits.give_back(token.slot);
+            self.credits.settle_unproven(token.slot);
         }
         answer
     }

@@ -15,6 +15,7 @@ mod credits;
 mod event;
 mod flow;
 mod lanes;
+mod pace;
 mod pump;
 mod sequences;
 #[cfg(test)]
@@ -77,6 +78,8 @@ pub struct Scheduler {
     waiting_turn: usize,
     /// Large files with chunks to give out, in turn.
     sending: VecDeque<Key>,
+    /// Bytes that small files were given more than large ones while both wanted some; the one behind goes first.
+    small_ahead: i64,
     credits: Credits,
     sequences: Sequences,
     topic: Topic,
@@ -100,6 +103,7 @@ impl Scheduler {
             waiting: Vec::new(),
             waiting_turn: 0,
             sending: VecDeque::new(),
+            small_ahead: 0,
             credits: Credits::new(limits),
             sequences: Sequences::new(setup.incarnation),
             topic: setup.topic,
@@ -198,5 +202,5 @@ impl Scheduler {
 }
 
 fn partition_bytes_max(chunk_size: u32) -> u64 {
-    PARTITION_CHUNKS_MAX * Slot::for_payload(0, u64::from(chunk_size), false).bytes
+    PARTITION_CHUNKS_MAX * Slot::for_payload(Duration::ZERO, 0, u64::from(chunk_size), false).bytes
 }

@@ -1,0 +1,216 @@
+//! A rate in bytes per second, kept at the broker and not only here.
+//!
+//! Two rules. *Even:* each record pushes the earliest time of the next one by its own length; a delay of up to
+//! [`CATCH_UP`] is made good, so that late timers do not cost throughput. *Never above:* a record goes only while what the
+//! broker may have taken within the last second is not above the rate; the broker's last second is everything on its way and
+//! everything reported since. So whatever delays records between here and the broker, and lets them arrive together:
+//! no second at the broker holds more than the rate and one record. Proof: let `j` be the record of that second which was sent
+//! last. Every other one was sent before, and was at that moment on its way or reported within the second: it was counted.
+//!
+//! What must never happen here: a record counted as arrived before its report; the broker may still be taking it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Delays up to this are made good.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// The time over which the rate must hold.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Reports are kept in steps of this, rounded up, so that a window is at most 101 of them.
+const STEP_NANOS: u64 = 10_000_000;
+/// So many reports teach what the shortest way to the broker and back is; until then it is taken to be none.
+const ROUND_TRIPS_MIN: u32 = 32;
+
+/// See the module. Without a rate everything may go at once.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Bytes per second.
+    rate: Option<u64>,
+    /// Earliest time of the next record; `None` before the first.
+    next: Option<Duration>,
+    /// Bytes on their way.
+    flying: u64,
+    /// Bytes that were reported, with the time, oldest first, and their sum.
+    reported: VecDeque<(Duration, u64)>,
+    reported_sum: u64,
+    /// The shortest way to the broker and back, and how often it was looked at.
+    round_trip: Option<Duration>,
+    round_trips: u32,
+}
+
+impl Pace {
+    /// Nothing sent yet.
+    pub fn new(rate: Option<u64>) -> Pace {
+        Pace {
+            rate: rate.map(|rate| rate.max(1)),
+            next: None,
+            flying: 0,
+            reported: VecDeque::new(),
+            reported_sum: 0,
+            round_trip: None,
+            round_trips: 0,
+        }
+    }
+
+    /// When the next record may go, now or later; `None`: not before something on its way was reported.
+    pub fn due(&mut self, now: Duration) -> Option<Duration> {
+        let Some(rate) = self.rate else { return Some(now) };
+        let due = self.next.unwrap_or(now).max(now);
+        while self.reported.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
+            let (_, bytes) = self.reported.pop_front().unwrap_or_default();
+            self.reported_sum -= bytes;
+        }
+        let mut counted = self.flying + self.reported_sum;
+        if counted <= rate {
+            return Some(due);
+        }
+        // A record sent now arrives later, and what was reported arrived before. Half of the shortest round trip is believed, as the
+        // way there and the way back may have been long at different times.
+        let believed =
+            self.round_trip.filter(|_| self.round_trips >= ROUND_TRIPS_MIN).unwrap_or_default() / 2;
+        let window = WINDOW.saturating_sub(believed);
+        for (at, bytes) in &self.reported {
+            counted -= bytes;
+            if counted <= rate {
+                return Some(due.max(*at + window));
+            }
+        }
+        None
+    }
+
+    /// A record goes.
+    pub fn charge(&mut self, now: Duration, bytes: u64) {
+        let Some(rate) = self.rate else { return };
+        let late = now.saturating_sub(self.next.unwrap_or_default());
+        let from = match self.next {
+            Some(next) if late <= WINDOW => next.max(now.saturating_sub(CATCH_UP)),
+            // There was nothing to send meanwhile.
+            _ => now,
+        };
+        self.next = Some(from + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        self.flying += bytes;
+    }
+
+    /// The broker has it, or may have it; it was charged at `sent`.
+    pub fn reported(&mut self, now: Duration, sent: Duration, bytes: u64) {
+        if self.rate.is_none() {
+            return;
+        }
+        self.flying = self.flying.saturating_sub(bytes);
+        let round_trip = now.saturating_sub(sent);
+        self.round_trip = Some(self.round_trip.map_or(round_trip, |least| least.min(round_trip)));
+        self.round_trips = self.round_trips.saturating_add(1);
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let at = Duration::from_nanos(nanos.div_ceil(STEP_NANOS).saturating_mul(STEP_NANOS));
+        match self.reported.back_mut() {
+            Some((last, sum)) if *last >= at => *sum += bytes,
+            _ => self.reported.push_back((at, bytes)),
+        }
+        self.reported_sum += bytes;
+    }
+
+    /// It was not sent after all.
+    pub fn forget(&mut self, bytes: u64) {
+        self.flying = self.flying.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RECORD: u64 = 100;
+
+    /// Sends for so long at 1,000 bytes a second over a line whose delay for the n-th record is `delay(n)` milliseconds each way;
+    /// gives the times at which the records arrived.
+    fn arrivals(milliseconds: u64, delay: impl Fn(usize) -> u64) -> Vec<u64> {
+        let mut pace = Pace::new(Some(1_000));
+        let (mut arrived, mut reports) = (Vec::new(), Vec::new());
+        for millisecond in 0..milliseconds {
+            let now = Duration::from_millis(millisecond);
+            reports.retain(|(at, sent)| {
+                let open = *at > millisecond;
+                if !open {
+                    pace.reported(now, *sent, RECORD);
+                }
+                open
+            });
+            if pace.due(now).is_some_and(|due| due <= now) {
+                pace.charge(now, RECORD);
+                let way = delay(arrived.len());
+                // One connection: nothing overtakes.
+                let last = arrived.last().copied().unwrap_or(0);
+                arrived.push((millisecond + way).max(last));
+                reports.push((arrived.last().copied().unwrap_or(0) + way, now));
+            }
+        }
+        arrived
+    }
+
+    fn fullest_second(arrived: &[u64]) -> usize {
+        let within = |first: &u64| arrived.iter().filter(|at| (*first..first + 1_000).contains(at)).count();
+        arrived.iter().map(within).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_rate_is_met_evenly() {
+        let sent = arrivals(10_000, |_| 2);
+        assert!((98..=100).contains(&sent.len()), "{} records in 10 s at 10 a second", sent.len());
+        let burst = sent.windows(3).filter(|window| window[2] - window[0] < 150).count();
+        assert_eq!(burst, 0, "three records within 150 ms: {sent:?}");
+    }
+
+    #[test]
+    fn a_long_way_costs_little_throughput() {
+        let sent = arrivals(60_000, |_| 40);
+        assert!(sent.len() >= 582, "{} records in 60 s at 10 a second", sent.len());
+    }
+
+    #[test]
+    fn late_timers_do_not_cost_throughput() {
+        let mut pace = Pace::new(Some(1_000));
+        let mut sent = 0;
+        for look in 0..10_000 / 30 {
+            let now = Duration::from_millis(look * 30);
+            while pace.due(now).is_some_and(|due| due <= now) {
+                pace.charge(now, RECORD);
+                pace.reported(now, now, RECORD);
+                sent += 1;
+            }
+        }
+        assert!((97..=101).contains(&sent), "{sent} records in 10 s at 10 a second");
+    }
+
+    #[test]
+    fn a_rate_below_one_record_a_second_is_met() {
+        let mut pace = Pace::new(Some(RECORD / 4));
+        let sent = (0..40_000u64).step_by(5).filter(|millisecond| {
+            let now = Duration::from_millis(*millisecond);
+            let goes = pace.due(now).is_some_and(|due| due <= now);
+            if goes {
+                pace.charge(now, RECORD);
+                pace.reported(now, now, RECORD);
+            }
+            goes
+        });
+        assert_eq!(sent.count(), 10);
+    }
+
+    #[test]
+    fn records_that_were_held_up_do_not_fill_a_second() {
+        // A broker that stands still for three seconds now and then: all that were on their way arrive at once.
+        let stalls = |record: usize| if record % 40 == 7 { 3_000 } else { 2 };
+        let sent = arrivals(60_000, stalls);
+        assert!(fullest_second(&sent) <= 11, "{} records in a second", fullest_second(&sent));
+        assert!(sent.len() > 300, "{} records", sent.len());
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_is_above_the_rate_by_more_than_a_record(delays in prop::collection::vec(0u64..400, 1..32), least in 0u64..40) {
+            let sent = arrivals(20_000, |record| least + delays[record % delays.len()]);
+            prop_assert!(fullest_second(&sent) <= 11, "{} records in a second: {sent:?}", fullest_second(&sent));
+        }
+    }
+}
