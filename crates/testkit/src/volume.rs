@@ -96,6 +96,7 @@ impl Drop for Mount {
 /// A filesystem in an image file, mounted.
 #[derive(Debug)]
 pub struct Volume {
+    filesystem: FileSystem,
     image: PathBuf,
     at: PathBuf,
     mounted: bool,
@@ -169,14 +170,17 @@ impl Volume {
         let made = filesystem.make(&device, options);
         detach(&device);
         made?;
-        let mut volume = Volume { image: image.to_path_buf(), at: at.to_path_buf(), mounted: false, below };
+        let (image, at) = (image.to_path_buf(), at.to_path_buf());
+        let mut volume = Volume { filesystem, image, at, mounted: false, below };
         volume.try_mount()?;
         Ok(volume)
     }
 
     fn try_mount(&mut self) -> Result<(), String> {
         let device = attach(&self.image)?;
-        let mounted = run(Command::new("mount").arg(&device).arg(&self.at));
+        // The one before may live on, dead, in a mount namespace that somebody else has made meanwhile.
+        let options = if self.filesystem == FileSystem::Xfs { "rw,nouuid" } else { "rw" };
+        let mounted = run(Command::new("mount").args(["-o", options]).arg(&device).arg(&self.at));
         // From now on the mount alone keeps it.
         detach(&device);
         mounted?;
@@ -213,16 +217,6 @@ impl Volume {
         self.mounted = false;
     }
 
-    /// Takes it away from under whoever has it open: they keep what they have, the path leads elsewhere.
-    ///
-    /// # Panics
-    /// When that fails.
-    pub fn unmount_under_users(&mut self) {
-        let done = run(Command::new("umount").arg("-l").arg(&self.at));
-        done.unwrap_or_else(|why| panic!("unmount {}: {why}", self.at.display()));
-        self.mounted = false;
-    }
-
     /// Mounts it again; the filesystem repairs itself from its journal.
     ///
     /// # Panics
@@ -237,11 +231,15 @@ impl Volume {
         assert!(mounted, "mount {} at {}: {last:?}", self.image.display(), self.at.display());
     }
 
-    /// Unmounts and mounts: what follows sees what is on disk, not what the page cache shows.
+    /// Writes everything back that can be, unmounts and mounts: what follows sees what is on disk, not what the page cache shows.
     ///
     /// # Panics
     /// Like [`Volume::unmount`] and [`Volume::mount`].
     pub fn remount(&mut self) {
+        // Also where another mount namespace has a copy of this mount: nothing may be written there any more. After a
+        // power cut both say so.
+        let _ = std::fs::File::open(&self.at).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+        let _ = run(Command::new("/usr/sbin/xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&self.at));
         self.unmount();
         self.mount();
     }

@@ -12,7 +12,9 @@ use daemon::status::metric::Counter;
 use daemon::{Clock, DiskReserve, SetClock};
 use fsio::{Collision, PartialStore};
 use kafka::Position;
-use protocol::{Attempt, FileMeta, Incarnation, Name, RelativePath, TransferId, UploaderId, encode, subtrees};
+use protocol::{
+    Attempt, FileMeta, Incarnation, Name, RelativePath, TransferId, UploaderId, encode, subtrees,
+};
 use std::path::Path;
 use std::sync::Arc;
 

@@ -373,7 +373,9 @@ const AFTER: [&str; 3] = ["keep", "archive", "delete"];
 /// Small files, among them one of several chunks, in folders of their own.
 fn fill(spool: &Path, below: &str, random: &mut StdRng) {
     let mut source = crate::source::Source::new(spool, random.random());
-    for number in 0..random.random_range(3..12) {
+    // Enough of them, now and then, for one flush of the filesystem instead of one per file.
+    let most = if random.random() { 12 } else { 60 };
+    for number in 0..random.random_range(3..most) {
         source.drop_in(format!("{below}{}/{number}", number % 3), random.random_range(0..15_000));
     }
     source.drop_in(format!("{below}empty"), 0);

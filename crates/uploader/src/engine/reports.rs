@@ -87,7 +87,11 @@ impl Engine {
         let after_end = self.scheduler.transfer(key).is_some_and(|transfer| {
             matches!(transfer.state, State::Opening(crate::scheduler::Then::AttemptAfterEnd(_)))
         });
-        if after_end && let Some(file) = self.files.get(key) {
+        let passes = matches!(trouble, Trouble::Unreadable(_) | Trouble::BeingWritten);
+        if after_end
+            && !passes
+            && let Some(file) = self.files.get(key)
+        {
             tracing::error!(
                 "{}: topic {} was deleted and made anew after all of this file was sent, and the file is no longer \
                  there to be sent again; if downloaders do not have it, send it anew",

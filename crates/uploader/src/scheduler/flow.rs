@@ -296,7 +296,7 @@ impl Scheduler {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         let passes = matches!(trouble, Trouble::Unreadable(_) | Trouble::BeingWritten);
         let then = match transfer.state {
-            State::Opening(then @ (Then::Resume | Then::Attempt)) => Some(then),
+            State::Opening(then @ (Then::Resume | Then::Attempt | Then::AttemptAfterEnd(_))) => Some(then),
             // Its first attempt may have been a WHOLE.
             State::Sending | State::Verifying if transfer.attempt > 0 => Some(Then::Attempt),
             _ => None,
@@ -333,8 +333,10 @@ impl Scheduler {
     /// Tries a postponed transfer once more.
     pub(super) fn again(&mut self, key: Key) {
         let state = self.transfers.get(&key).map(|transfer| transfer.state);
-        if let Some(State::Postponed(then)) = state.filter(|_| !self.draining) {
-            self.start(key, then);
+        match state.filter(|_| !self.draining) {
+            Some(State::Postponed(Then::AttemptAfterEnd(digest))) => self.open_after_end(key, digest),
+            Some(State::Postponed(then)) => self.start(key, then),
+            _ => {}
         }
     }
 

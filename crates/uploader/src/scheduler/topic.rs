@@ -184,3 +184,51 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use crate::scheduler::{Event, Limits, SequenceId, Setup};
+    use rand::SeedableRng as _;
+
+    fn actions(scheduler: &mut Scheduler) -> Vec<Action> {
+        std::iter::from_fn(|| scheduler.next_action()).collect()
+    }
+
+    #[test]
+    fn after_the_end_in_a_lost_topic_a_file_that_cannot_be_read_for_a_while_is_waited_for() {
+        let topic = Topic { chunk_size: 1024, chunk_size_max: 1024, partitions: 2, generation: 1 };
+        let limits = Limits {
+            bytes_max: 1 << 20,
+            records_max: 100,
+            partition_bytes_max: 0,
+            rate_max: None,
+            partition_rate_max: None,
+        };
+        let random = Box::new(rand::rngs::StdRng::seed_from_u64(1));
+        let setup = Setup { incarnation: 2, topic, spread: true, single_partition: 0, limits, random };
+        let mut scheduler = Scheduler::new(setup);
+        let key = Key(0);
+        let resume = Resume {
+            key,
+            id: SequenceId { incarnation: 1, sequence: 0 },
+            attempt: 0,
+            plan: Plan { chunk_size: 1024, first: 0, partitions: 2 },
+            size: 5000,
+            same_topic: false,
+            readable: true,
+            kept: Kept::Ending([7; 32]),
+        };
+        scheduler.apply(Duration::ZERO, Event::Resumed(Box::new(resume)));
+        assert_eq!(actions(&mut scheduler), [Action::Open(key)]);
+        let trouble = Trouble::Unreadable("EIO".into());
+        scheduler.apply(Duration::ZERO, Event::CannotRead(key, trouble));
+        let sent = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::SendEnd(..)));
+        assert!(!sent(&actions(&mut scheduler)), "without its chunks the END would be a lost file");
+        scheduler.apply(Duration::from_secs(3600), Event::Tick);
+        assert_eq!(actions(&mut scheduler), [Action::Open(key)]);
+        scheduler.apply(Duration::from_secs(3600), Event::CannotRead(key, Trouble::Gone));
+        assert!(sent(&actions(&mut scheduler)), "nothing else can be sent any more");
+    }
+}
