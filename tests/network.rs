@@ -3,7 +3,7 @@
 use crate::rig::{Rig, STOP};
 use std::time::Duration;
 use testkit::faults::assert_clean;
-use testkit::{LONG, Link, Weather};
+use testkit::{LONG, Link, Weather, wait_until};
 
 #[test]
 fn a_broker_killed_again_and_again_costs_nothing() {
@@ -103,4 +103,26 @@ fn a_topic_used_the_moment_it_is_there_loses_nothing() {
 fn records_that_are_gone_cost_no_other_file() {
     assert_clean("records-deleted", 64, 2);
     assert_clean("retention", 65, 1);
+}
+
+#[test]
+fn a_topic_made_anew_in_the_middle_of_a_file_gets_all_of_it() {
+    let link = Link::borrow();
+    let rig = Rig::at("middle", &link.address().to_string()).licensed();
+    // More partitions than records: no offset tells that the topic is another one.
+    link.broker().create_topic(&rig.topic, 12, &[]);
+    link.set(Weather { rate: Some(700_000), ..Weather::default() });
+    rig.source(66).write("large", 4_000_000);
+    let up = rig.uploader(&["--settle", "0s", "--set", "log.chunk_lines=true"]);
+    up.wait_for_line("chunk uploaded", LONG);
+    link.set(Weather { hole: true, ..Weather::default() });
+    let admin = link.broker().admin(&rig.topic);
+    assert!(wait_until(LONG, || admin.delete_topic(LONG).is_ok()));
+    assert!(wait_until(LONG, || matches!(admin.look_up(LONG), Err(kafka::Error::TopicMissing { .. }))));
+    link.broker().create_topic(&rig.topic, 12, &[]);
+    link.heal();
+    up.wait_for_line("large: uploaded, ", LONG);
+    let down = rig.downloader(&[]);
+    down.wait_for_line("large: delivered, ", LONG);
+    rig.assert_same();
 }

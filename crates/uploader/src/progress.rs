@@ -89,14 +89,15 @@ impl Painter {
         Painter { picture, rates: HashMap::new(), offsets: Vec::new(), done: (0, 0), failed: 0 }
     }
 
-    /// The broker stored a record. False when the offset is not above all before: then the topic may be another one.
+    /// The broker stored a record. False when the offset is not known to be above all before, as with the first record of each
+    /// partition: then the topic may be another one than the one that took the records before.
     pub fn acknowledged(&mut self, partition: u32, offset: i64) -> bool {
         let index = partition as usize;
         if self.offsets.len() <= index {
             self.offsets.resize(index + 1, None);
         }
         let before = self.offsets[index].replace(offset);
-        before.is_none_or(|before| before < offset)
+        before.is_some_and(|before| before < offset)
     }
 
     /// The topic is another one: its offsets begin again.

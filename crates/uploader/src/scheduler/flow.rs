@@ -159,6 +159,9 @@ impl Scheduler {
                 self.finish(key);
             }
             (Piece::Chunk(index), State::Sending) => self.chunk_acknowledged(now, key, index),
+            (Piece::End, State::EndSent(digest)) if self.suspicion => {
+                self.set_state(key, State::EndHeld(digest));
+            }
             (Piece::End, State::EndSent(_)) => self.finish(key),
             (Piece::Abort, State::AbortSent) => {
                 self.set_state(key, State::Closing);
@@ -252,7 +255,7 @@ impl Scheduler {
         self.act(Action::SendEnd(token, digest));
     }
 
-    fn finish(&mut self, key: Key) {
+    pub(super) fn finish(&mut self, key: Key) {
         self.set_state(key, State::Finishing);
         self.act(Action::Persist(key, Step::Done));
     }

@@ -178,7 +178,10 @@ impl Scheduler {
             State::Held(_) if stale => self.next_attempt(key),
             State::Held(digest) => self.end(key, digest),
             State::Sending if stale && !whole => self.next_attempt(key),
-            State::EndSent(digest) if other_topic => self.open_after_end(key, digest),
+            State::EndSent(digest) | State::EndHeld(digest) if other_topic => {
+                self.open_after_end(key, digest)
+            }
+            State::EndHeld(_) => self.finish(key),
             // The others look at the topic when their step is done; a WHOLE on its way when it is refused.
             _ => {}
         }

@@ -82,6 +82,9 @@ pub enum State {
     Ending(Digest),
     /// END is on its way.
     EndSent(Digest),
+    /// END is acknowledged, but the topic is being looked up because something is odd about it: a part of the file may have gone to
+    /// the one before.
+    EndHeld(Digest),
     /// Everything is acknowledged; this is being made durable.
     Finishing,
     /// Recorded as sent; the file is put away by policy.
@@ -136,7 +139,10 @@ impl Transfer {
     /// Bytes acknowledged so far.
     pub fn acknowledged_bytes(&self) -> u64 {
         match (&self.chunks, self.state) {
-            (_, State::Ending(_) | State::EndSent(_) | State::Finishing | State::Retiring) => self.size,
+            (
+                _,
+                State::Ending(_) | State::EndSent(_) | State::EndHeld(_) | State::Finishing | State::Retiring,
+            ) => self.size,
             (Some(chunks), _) => self.plan.cut(self.size).offset(chunks.acknowledged()),
             (None, _) => 0,
         }

@@ -203,8 +203,8 @@ fn draining_begins_nothing_new() {
     assert_eq!(scheduler.sequences.handed_out(), 1);
 }
 
-#[test]
-fn no_end_while_the_topic_is_under_suspicion() {
+/// A large file whose chunks are all acknowledged, and which is being looked at once more.
+fn all_acknowledged() -> Scheduler {
     let mut scheduler = bare(true, 1 << 20);
     begin(&mut scheduler, [(1, 2048)]);
     let bytes = [7; 2048];
@@ -218,11 +218,37 @@ fn no_end_while_the_topic_is_under_suspicion() {
         );
         scheduler.apply(Duration::ZERO, Event::Acknowledged(token));
     }
-    scheduler.apply(Duration::ZERO, Event::Suspicion);
     assert_eq!(actions(&mut scheduler), [Action::Verify(Key(1))]);
+    scheduler
+}
+
+#[test]
+fn no_end_while_the_topic_is_under_suspicion() {
+    let mut scheduler = all_acknowledged();
+    scheduler.apply(Duration::ZERO, Event::Suspicion);
     scheduler.apply(Duration::ZERO, Event::Verified(Key(1)));
     assert!(actions(&mut scheduler).is_empty());
     let topic = scheduler.topic();
     scheduler.apply(Duration::ZERO, Event::Topic(topic));
     assert_eq!(actions(&mut scheduler), [Action::Persist(Key(1), Step::Ending)]);
+}
+
+#[test]
+fn an_end_acknowledged_under_suspicion_is_believed_only_when_the_topic_is_the_same() {
+    for same in [true, false] {
+        let mut scheduler = all_acknowledged();
+        scheduler.apply(Duration::ZERO, Event::Verified(Key(1)));
+        assert_eq!(actions(&mut scheduler), [Action::Persist(Key(1), Step::Ending)]);
+        scheduler.apply(Duration::ZERO, Event::Durable(Key(1), Step::Ending));
+        let sent = actions(&mut scheduler);
+        let [Action::SendEnd(token, _)] = sent[..] else { panic!("{sent:?}") };
+        scheduler.apply(Duration::ZERO, Event::Suspicion);
+        scheduler.apply(Duration::ZERO, Event::Acknowledged(token));
+        assert!(actions(&mut scheduler).is_empty());
+        let mut topic = scheduler.topic();
+        topic.generation += u64::from(!same);
+        scheduler.apply(Duration::ZERO, Event::Topic(topic));
+        let expected = if same { Action::Persist(Key(1), Step::Done) } else { Action::Open(Key(1)) };
+        assert_eq!(actions(&mut scheduler), [expected]);
+    }
 }
