@@ -8,6 +8,7 @@ mod disk;
 mod faults;
 mod host;
 mod licence;
+mod manual;
 mod network;
 mod oci;
 mod output;

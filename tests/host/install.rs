@@ -141,6 +141,8 @@ fn a_user_drops_files_with_a_umask_of_his_own() {
         line.contains("Permission denied") && line.contains("give this user the right to read it"),
         "{line}"
     );
+    let errors = host.sh("journalctl -u streamsend-uploader -p err -o cat --no-pager -q");
+    assert!(errors.contains("mine: ") && !errors.contains(" INFO "), "the journal knows levels:\n{errors}");
     host.sh(&format!("chmod 644 {SPOOL}/mine"));
     host.wait_for_line(DOWNLOADER, "mine: delivered, 7 bytes");
     // Members of the group read what arrives; others do not even see it.

@@ -3,4 +3,6 @@
 //! What must never happen here: a file put into the host's `/usr` or a unit changed by hand, where the package should have brought it.
 
 mod install;
+mod instances;
+mod lifecycle;
 mod rig;

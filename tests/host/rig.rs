@@ -85,6 +85,8 @@ impl Installed {
         let expected = tree::digest(&self.folder(SPOOL));
         assert_eq!(expected.len(), files);
         tree::assert_same(&expected, &tree::digest(&arrived), tree::Compare::ContentAndMetadata);
+        // The journal may be behind the file.
+        wait_until(LONG, || self.delivered_lines() >= files);
         assert_eq!(self.delivered_lines(), files, "each file once:\n{}", self.host.journal(DOWNLOADER));
     }
 

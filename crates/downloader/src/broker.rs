@@ -2,10 +2,11 @@
 //!
 //! What must never happen here: giving up on a broker that is away, or a fault logged more than once in 30 s.
 
-use daemon::{CommonSettings, CreateTopic, Exit, ProfileLimits, Shutdown, Stop, Throttle};
+use crossbeam_channel::RecvTimeoutError;
+use daemon::{CommonSettings, Context, CreateTopic, Exit, ProfileLimits, Stop, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 /// Bound of one question at first: seconds are plenty where a broker is near.
@@ -13,10 +14,25 @@ const ASK_MIN: Duration = Duration::from_secs(2);
 /// A question that had no answer gets twice the time next, up to this: a link may be long, or full of file content. A
 /// shutdown may have to wait for one question.
 const ASK_MAX: Duration = Duration::from_secs(5);
+/// The watchdog is fed so often at least.
+const WATCHDOG_TURN: Duration = Duration::from_secs(1);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// Waits so long, or until the end is asked for. Waiting is no hang: the watchdog gets its food meanwhile.
+pub fn pause(context: &Context, time: Duration) {
+    let begun = Instant::now();
+    while let Some(left) = time.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+        context.status.progress();
+        // Ends early, with an error, exactly when the end was asked for.
+        let nobody_sends = context.shutdown.channel().recv_timeout(left.min(WATCHDOG_TURN));
+        if nobody_sends == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+    }
+}
 
 /// The broker, as far as questions about the topic go.
 pub struct Broker {
@@ -79,17 +95,17 @@ impl Broker {
     }
 
     /// Asks until there is an answer; `None` when the daemon shall end.
-    pub fn wait_for<T>(&self, shutdown: &Shutdown, ask: impl Fn(&Broker) -> Option<T>) -> Option<T> {
+    pub fn wait_for<T>(&self, context: &Context, ask: impl Fn(&Broker) -> Option<T>) -> Option<T> {
         let mut back_off = BACK_OFF_MIN;
         loop {
-            if shutdown.requested() {
+            if context.shutdown.requested() {
                 return None;
             }
+            context.status.progress();
             if let Some(answer) = ask(self) {
                 return Some(answer);
             }
-            // Ends early, with an error, exactly when the end was asked for.
-            let _ = shutdown.channel().recv_timeout(back_off);
+            pause(context, back_off);
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
     }

@@ -14,6 +14,7 @@ use crate::shared::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, Failure, Shared};
 use crate::store::{Delivered, Intent, Store, partial_name};
 use crate::task::attributes;
 use daemon::escape_name;
+use daemon::status::Stage;
 use fsio::{Collision, PartialStore};
 use kafka::{ConsumerSet, Position};
 use mutation::Mutation;
@@ -88,12 +89,13 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     /// Runs until the run ends; what the readers still write then is [`Committer::finish`]'s.
-    pub fn run(mut self) -> Self {
+    pub fn run(mut self, stage: Stage) -> (Self, Stage) {
         while !self.shared.stopping() {
             self.wait();
+            let _work = stage.work();
             self.turn();
         }
-        self
+        (self, stage)
     }
 
     /// One commit of what is there, and a full one when that is due.
@@ -195,6 +197,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     fn finish_files(&self, batch: &mut Batch) -> io::Result<()> {
         let mut wrong = Vec::new();
         for file in batch.completed.iter().filter(|file| file.header.chunk_count() > 1 && !file.durable) {
+            daemon::status::moved();
             let partial = self.partial_of(&file.header)?;
             partial.finish(&attributes(&file.header, &file.digest))?;
             if !file.verified && self.read_back(&partial, file.header.file.size)? != file.digest {
@@ -238,8 +241,14 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))?;
             return store.syncfs();
         }
-        open.iter().try_for_each(|header| self.partial_of(header)?.fdatasync())?;
-        finished.iter().try_for_each(|header| self.partial_of(header)?.fsync())?;
+        open.iter().try_for_each(|header| {
+            daemon::status::moved();
+            self.partial_of(header)?.fdatasync()
+        })?;
+        finished.iter().try_for_each(|header| {
+            daemon::status::moved();
+            self.partial_of(header)?.fsync()
+        })?;
         if mutation::is(Mutation::PartialNamesBarrierDropped) {
             return Ok(());
         }
@@ -255,6 +264,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             if self.shared.stopping() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
+            daemon::status::moved();
             let read = partial.read_at(at, &mut buffer)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -16,6 +16,7 @@ use crate::shared::{Failure, Shared};
 use crate::store::Store;
 use crate::task;
 use crate::unreadable::Looker;
+use daemon::status::DISK_LIMIT;
 use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
@@ -28,6 +29,8 @@ use tracing::{info, warn};
 const DESCRIPTORS_BESIDE: u64 = 2048;
 /// The housekeeping's turn.
 const TURN: Duration = Duration::from_secs(1);
+/// How often the end of a run is looked for.
+const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// Watermarks are asked for so often while a gap is suspected.
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bound of one answer of the broker; several keep one partition from waiting for another.
@@ -65,10 +68,11 @@ pub struct Environment<'a> {
 
 /// Runs once.
 pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output) -> Result<Ended, Stop> {
-    let shutdown = &environment.context.shutdown;
     let needs_id = store.meta("topic_id").map_err(ledger_stop)?.is_some();
     let look_up = |broker: &Broker| broker.look_up_with_id(needs_id);
-    let Some(topic) = environment.broker.wait_for(shutdown, look_up) else { return Ok(Ended::Done) };
+    let Some(topic) = environment.broker.wait_for(environment.context, look_up) else {
+        return Ok(Ended::Done);
+    };
     losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
     let disk = |error| Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));
@@ -150,8 +154,8 @@ fn positions(
     staged: &[(i32, i64)],
     begun: bool,
 ) -> Option<Vec<Decision>> {
-    let (broker, shutdown, count) = (environment.broker, &environment.context.shutdown, topic.partitions);
-    let marks = broker.wait_for(shutdown, |broker| broker.watermarks(count))?;
+    let (broker, context, count) = (environment.broker, environment.context, topic.partitions);
+    let marks = broker.wait_for(context, |broker| broker.watermarks(count))?;
     let committed = if begun { vec![None; count as usize] } else { committed(environment, count)? };
     if committed.iter().any(Option::is_some) {
         info!(
@@ -165,7 +169,7 @@ fn positions(
         Start::Latest => marks.iter().map(|marks| marks.high).collect(),
         Start::At(time) => {
             let ms = time.as_millisecond();
-            broker.wait_for(shutdown, |broker| broker.offsets_for_time(count, ms))?
+            broker.wait_for(context, |broker| broker.offsets_for_time(count, ms))?
         }
     };
     let known: Vec<Known> = (0..count)
@@ -197,7 +201,7 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
         }
         Err(error) => broker.said(Err(error)),
     };
-    let answer = environment.broker.wait_for(&environment.context.shutdown, ask);
+    let answer = environment.broker.wait_for(environment.context, ask);
     set.stop(Duration::from_secs(1));
     answer
 }
@@ -243,21 +247,27 @@ fn drive(
     delivered: Vec<crate::store::Delivered>,
 ) -> Result<Ended, Stop> {
     environment.report.began(shared, multi, &topic, readers.len());
+    let status = &environment.context.status;
     let ended = std::thread::scope(|scope| {
         let tasks: Vec<_> = readers
             .into_iter()
             .map(|reader| {
                 let name =
                     reader.partition().map_or_else(|| "partitions".to_owned(), |p| format!("partition-{p}"));
-                std::thread::Builder::new().name(name).spawn_scoped(scope, || task::run(reader, shared))
+                let stage = status.stage(&name, DISK_LIMIT);
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, move || task::run(reader, shared, &stage))
             })
             .collect();
         let looker = looker(environment, shared, &topic);
         let looker =
             std::thread::Builder::new().name("unreadable".into()).spawn_scoped(scope, || looker.run());
         let committer = Committer::new(shared, store, &consumer, environment.placement, delivered);
-        let committer =
-            std::thread::Builder::new().name("committer".into()).spawn_scoped(scope, || committer.run());
+        let stage = status.stage("committer", DISK_LIMIT);
+        let committer = std::thread::Builder::new()
+            .name("committer".into())
+            .spawn_scoped(scope, move || committer.run(stage));
         let all_started = committer.is_ok() && looker.is_ok() && tasks.iter().all(Result::is_ok);
         let ended = if all_started {
             Keeper::new(environment, shared, &consumer, &topic, multi).keep()
@@ -266,12 +276,20 @@ fn drive(
         };
         shared.request_stop();
         // A task that panicked has ended the process; what the others wrote is made durable once more.
-        tasks.into_iter().flatten().for_each(|task| drop(task.join()));
-        if let Ok(looker) = looker {
-            drop(looker.join());
-        }
-        if let Ok(Ok(committer)) = committer.map(std::thread::ScopedJoinHandle::join) {
-            committer.finish();
+        let ending = scope.spawn(|| {
+            tasks.into_iter().flatten().for_each(|task| drop(task.join()));
+            if let Ok(looker) = looker {
+                drop(looker.join());
+            }
+            if let Ok(Ok((committer, stage))) = committer.map(std::thread::ScopedJoinHandle::join) {
+                let _work = stage.work();
+                committer.finish();
+            }
+        });
+        while !ending.is_finished() {
+            // The disk may take its time; the stages know how long is too long.
+            status.progress();
+            std::thread::park_timeout(ENDING_LOOK);
         }
         all_started.then_some(ended)
     });

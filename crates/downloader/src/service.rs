@@ -101,8 +101,7 @@ fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -
         }
         disk_faults += u32::from(is_hard_disk_fault(&failure));
         say_failure(failure, disk_faults)?;
-        // Ends early exactly when the end was asked for.
-        let _ = shutdown.channel().recv_timeout(wait);
+        crate::broker::pause(environment.context, wait);
         wait = (wait * 2).min(FAILED_WAIT_MAX);
     }
 }

@@ -33,12 +33,14 @@ enum Written {
 }
 
 /// Runs until the run ends.
-pub fn run(mut reader: Reader, shared: &Shared) {
+pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
     while !shared.stopping() {
         if let Some((partition, order)) = shared.unreadable.take_order(reader.partition()) {
             follow(&mut reader, shared, partition, order);
         }
-        let unreadable = match reader.poll(POLL) {
+        let polled = reader.poll(POLL);
+        let _work = stage.work();
+        let unreadable = match polled {
             Polled::Record(record) => {
                 let place = Place { partition: record.partition(), offset: record.offset() };
                 handle(shared, place, record.value());
@@ -111,6 +113,8 @@ fn handle(shared: &Shared, place: Place, value: &[u8]) {
             Turn::Next => {}
             Turn::Wait(timeout) => {
                 shared.wait_for_room(timeout);
+                // For space, or for the committer, which is looked at by itself.
+                daemon::status::moved();
                 if shared.stopping() {
                     return handling.give_up(shared);
                 }

@@ -13,12 +13,16 @@ use crate::out::{Align, Out, Table, bytes, seconds};
 
 /// Files under way that are listed.
 const TRANSFERS_LISTED_MAX: usize = 20;
+/// Where the units keep all state.
+const STATE_DIRECTORIES: &str = "/var/lib/streamsend";
+/// Entries of it that are looked at.
+const INSTANCES_MAX: usize = 1000;
 /// Errors that are listed.
 const ERRORS_LISTED_MAX: usize = 5;
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// Configuration file of the daemon; without it and without --state-directory, both daemons are looked for in their
+    /// Configuration file of the daemon; without it and without --state-directory, all daemons are looked for in their
     /// usual places
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -77,8 +81,23 @@ fn usual_directories() -> Vec<PathBuf> {
     if all.is_empty() {
         all.extend(Program::ALL.map(Program::default_state_directory));
     }
+    all.extend(instances(Path::new(STATE_DIRECTORIES)));
+    all.sort_unstable();
     all.dedup();
-    all
+    // Without any daemon at work, one message about the usual places is enough.
+    let running: Vec<PathBuf> = all
+        .iter()
+        .filter(|directory| directory.join(daemon::status::SOCKET_NAME).exists())
+        .cloned()
+        .collect();
+    if running.is_empty() { all } else { running }
+}
+
+/// State directories of instances from template units.
+fn instances(parent: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(parent) else { return Vec::new() };
+    let directories = entries.flatten().map(|entry| entry.path()).take(INSTANCES_MAX);
+    directories.filter(|directory| directory.join(daemon::status::SOCKET_NAME).exists()).collect()
 }
 
 fn show(out: &mut Out<'_>, directory: &Path, json: &str, raw: bool) -> Result<(), Stop> {

@@ -6,6 +6,7 @@ use crate::reader::Place;
 use crate::scheduler::{Key, SequenceId};
 use crate::spool::{Identity, Retired, SpoolDir, retire, sync_retired};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use daemon::status::Stage;
 use std::io;
 use std::sync::Arc;
 
@@ -42,11 +43,12 @@ impl Disposal {
     }
 
     /// Starts the thread. It is never waited for: an order that is not done is found in the ledger at the next start.
-    pub fn start(outstanding_max: usize) -> io::Result<Disposal> {
+    pub fn start(outstanding_max: usize, stage: Stage) -> io::Result<Disposal> {
         let (orders, inbox) = bounded::<Order>(outstanding_max);
         let (outbox, reports) = bounded(outstanding_max);
         std::thread::Builder::new().name("disposal".into()).spawn(move || {
             while let Ok(first) = inbox.recv() {
+                let _work = stage.work();
                 let batch = std::iter::once(first).chain(inbox.try_iter().take(BATCH_FILES_MAX - 1));
                 for report in put_away(batch.collect()) {
                     if outbox.send(report).is_err() {
@@ -68,6 +70,7 @@ fn put_away(batch: Vec<Order>) -> Vec<(Order, Retired)> {
         if !spools.iter().any(|known| Arc::ptr_eq(known, spool)) {
             spools.push(Arc::clone(spool));
         }
+        daemon::status::moved();
         let retired = retire(spool, &order.place.path, &order.identity);
         done.push((order, retired));
     }

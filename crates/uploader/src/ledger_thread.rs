@@ -5,6 +5,7 @@
 use crate::records::{Request, apply};
 use crate::scheduler::{Key, Step};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use daemon::status::Stage;
 use ledger::Ledger;
 use std::thread::JoinHandle;
 
@@ -38,12 +39,12 @@ impl LedgerThread {
     }
 
     /// Starts the thread. `outstanding_max` bounds the requests the caller has out at any time.
-    pub fn start(ledger: Ledger, outstanding_max: usize) -> std::io::Result<LedgerThread> {
+    pub fn start(ledger: Ledger, outstanding_max: usize, stage: Stage) -> std::io::Result<LedgerThread> {
         let (requests, inbox) = bounded(outstanding_max);
         let (outbox, reports) = bounded(outstanding_max + 1);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || write_all(ledger, &inbox, &outbox))?;
+            .spawn(move || write_all(ledger, &inbox, &outbox, &stage))?;
         Ok(LedgerThread { requests: Some(requests), reports, thread: Some(thread) })
     }
 
@@ -57,8 +58,9 @@ impl LedgerThread {
     }
 }
 
-fn write_all(mut ledger: Ledger, inbox: &Receiver<Request>, outbox: &Sender<Report>) {
+fn write_all(mut ledger: Ledger, inbox: &Receiver<Request>, outbox: &Sender<Report>, stage: &Stage) {
     while let Ok(first) = inbox.recv() {
+        let _work = stage.work();
         let batch: Vec<Request> =
             std::iter::once(first).chain(inbox.try_iter().take(BATCH_CHANGES_MAX - 1)).collect();
         let report = write_batch(&mut ledger, batch);

@@ -7,6 +7,7 @@ use crate::scheduler::{Key, Subtrees, Token, Trouble};
 use crate::spool::{Identity, SpoolDir, open_for_reading};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use daemon::status::Stage;
 use mutation::Mutation;
 use protocol::{Digest, Header, Kind, RelativePath};
 use std::fs::File;
@@ -176,14 +177,21 @@ impl Readers {
     }
 
     /// Starts the threads; `outstanding_max` bounds the jobs the caller has out at any time.
-    pub fn start(buffers: &Arc<Buffers>, outstanding_max: usize) -> io::Result<Readers> {
+    pub fn start(
+        buffers: &Arc<Buffers>,
+        outstanding_max: usize,
+        stage: impl Fn(&str) -> Stage,
+    ) -> io::Result<Readers> {
         let (jobs, inbox) = bounded::<Job>(outstanding_max);
         let (outbox, outcomes) = bounded(outstanding_max);
         let threads = (0..THREADS)
             .map(|number| {
                 let (inbox, outbox, buffers) = (inbox.clone(), outbox.clone(), Arc::clone(buffers));
-                std::thread::Builder::new().name(format!("reader-{number}")).spawn(move || {
+                let name = format!("reader-{number}");
+                let stage = stage(&name);
+                std::thread::Builder::new().name(name).spawn(move || {
                     for job in inbox {
+                        let _work = stage.work();
                         if outbox.send(work(job, &buffers)).is_err() {
                             return;
                         }

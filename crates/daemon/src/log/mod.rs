@@ -41,6 +41,8 @@ struct Log {
     stderr: Sink,
     file: Option<Arc<LogFile>>,
     errors: ErrorLog,
+    /// Stderr is the journal: it takes the level of a line from a number in front of it.
+    journal: bool,
 }
 
 /// For reopening the file.
@@ -77,7 +79,7 @@ pub(crate) fn start(program: Program, settings: &LogSettings, errors: ErrorLog) 
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     });
     tracing_subscriber::registry()
-        .with(Log::new(settings, stderr, file, errors))
+        .with(Log { journal: stderr_is_the_journal(), ..Log::new(settings, stderr, file, errors) })
         .try_init()
         .map_err(|error| Stop::new(Exit::Internal, format!("cannot set the log up: {error}")))?;
     Ok(handle)
@@ -92,6 +94,15 @@ impl Log {
             stderr,
             file,
             errors,
+            journal: false,
+        }
+    }
+
+    fn to_stderr(&self, level: Level, line: &str) {
+        if self.journal {
+            (self.stderr)(&format!("<{}>{line}", priority(level)));
+        } else {
+            (self.stderr)(line);
         }
     }
 
@@ -107,6 +118,23 @@ impl Log {
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.level && self.destinations(metadata.target()) != (false, false)
+    }
+}
+
+/// As systemd says: `JOURNAL_STREAM` holds device and inode of the journal's end of the pipe.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let found = rustix::fs::fstat(std::io::stderr());
+    found.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// syslog's number for a level.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
     }
 }
 
@@ -141,10 +169,11 @@ impl<S: Subscriber> Layer<S> for Log {
             && let Some(_first) = file.complaints.allow("write")
         {
             // Not by the log: it would come here again.
-            (self.stderr)(&format!("{} ERROR cannot write the log file: {error}\n", show_time(now)));
+            let line = format!("{} ERROR cannot write the log file: {error}\n", show_time(now));
+            self.to_stderr(Level::ERROR, &line);
         }
         if stderr {
-            (self.stderr)(&line);
+            self.to_stderr(level, &line);
         }
     }
 }
@@ -214,12 +243,31 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_gets_the_level_in_front_of_each_line() {
+        let out = Arc::new(Mutex::new(String::new()));
+        let copy = out.clone();
+        let sink = Box::new(move |line: &str| lock(&copy).push_str(line));
+        let log = Log { journal: true, ..Log::new(&settings(None), sink, None, ErrorLog::default()) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            tracing::error!("broken");
+            tracing::warn!("odd");
+            tracing::info!("fine");
+        });
+        let text = lock(&out).clone();
+        let starts: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+        assert_eq!(starts, ["<3>", "<4>", "<6>"], "{text}");
+    }
+
+    #[test]
     fn json_is_one_object_a_line() {
         let settings = LogSettings { format: LogFormat::Json, ..settings(None) };
         let (text, _) = capture(&settings, &ErrorLog::default(), |_| {
             tracing::info!(partition = 3, level = "mine", "two\nlines");
         });
         let value: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        let mut names: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["level", "message", "partition", "target", "time"], "people script against these");
         assert_eq!(value["message"], "two\nlines");
         assert_eq!(value["partition"], 3);
         assert_eq!(value["level"], "INFO");

@@ -46,6 +46,19 @@ fn body(role: &str, settings: &UploaderSettings, run: UploaderRun, context: &Con
                 std::thread::park();
             }
         }
+        "hung" => {
+            let stage = context.status.stage("hung", Duration::ZERO);
+            let _work = stage.work();
+            while context.status.health().is_ok() {
+                std::hint::spin_loop();
+            }
+            context.status.ready("working");
+            // The main loop turns as if nothing were wrong.
+            let turn = Duration::from_millis(1);
+            while context.shutdown.channel().recv_timeout(turn).is_err_and(|end| end.is_timeout()) {
+                context.status.progress();
+            }
+        }
         "panic" => {
             let _ = std::thread::spawn(|| panic!("on purpose")).join();
             wait();
@@ -295,6 +308,29 @@ fn an_address_in_use_ends_the_daemon() {
     let (code, text) = start_in(directory.path(), "wait", &["--listen", &address], &[]).end();
     assert_eq!(code, 69, "{text}");
     assert!(text.contains(&format!("cannot listen on {address}")), "{text}");
+}
+
+#[test]
+fn the_watchdog_starves_when_any_part_is_stuck() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // Food would be due at every turn.
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "4000")];
+    let mut daemon = start_in(directory.path(), "hung", &[], &environment);
+    daemon.wait_for(
+        "ERROR the hung thread has been at one step for 0 s: the watchdog will restart this daemon",
+    );
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end().0, 0);
+    let mut heard = String::new();
+    while !heard.contains("STOPPING=1") {
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).unwrap();
+        heard.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    assert!(heard.starts_with("READY=1\n") && !heard.contains("WATCHDOG=1"), "{heard}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod notify;
 mod page;
 mod server;
 mod snapshot;
+mod stages;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -25,12 +26,15 @@ pub use snapshot::{
     Transfer,
 };
 
+pub use stages::{AtWork, DISK_LIMIT, Stage, WORK_LIMIT, moved};
+
 use crate::license_watch::LicenseWatch;
 use crate::lock;
 use crate::process::{Shutdown, Stop};
 use crate::settings::Program;
 pub(crate) use notify::Notify as SystemdNotify;
 use notify::Notify;
+use stages::Stages;
 
 /// Errors that are remembered.
 pub const ERRORS_MAX: usize = 100;
@@ -118,6 +122,8 @@ struct Inner {
     ready: AtomicBool,
     text: Mutex<String>,
     notify: Notify,
+    stages: Stages,
+    throttle: crate::Throttle,
     metrics: Metrics,
     offer: Mutex<Option<Offer>>,
     announcement: Mutex<Option<String>>,
@@ -147,6 +153,8 @@ impl Status {
                 text: Mutex::new("starting".into()),
                 notify,
                 announcement: Mutex::new(Some(offer.announcement.clone()).filter(|text| !text.is_empty())),
+                stages: Stages::default(),
+                throttle: crate::Throttle::default(),
                 offer: Mutex::new(Some(offer)),
                 failure: Mutex::default(),
                 bound: Mutex::default(),
@@ -213,10 +221,30 @@ impl Status {
         }
     }
 
-    /// Real progress was made, or there was verifiably nothing to do: call it in every turn of the main loop, at least every few
-    /// seconds. Feeds systemd's watchdog.
+    /// Real progress was made, or there was verifiably nothing to do: call it in every turn of the main loop, at least every second.
+    /// Feeds systemd's watchdog, unless a [`Stage`] is stuck.
     pub fn progress(&self) {
-        self.inner.notify.progress();
+        self.inner.notify.progress(|| match self.stuck() {
+            None => true,
+            Some(who) => {
+                if self.inner.throttle.allow("stuck").is_some() {
+                    tracing::error!(
+                        "{who}: the watchdog will restart this daemon; look after the disk that it waits for"
+                    );
+                }
+                false
+            }
+        });
+    }
+
+    /// A part of the daemon that the watchdog looks at besides the main loop; `limit` is the longest time for one piece of its work.
+    pub fn stage(&self, name: &str, limit: Duration) -> Stage {
+        self.inner.stages.add(name, limit)
+    }
+
+    fn stuck(&self) -> Option<String> {
+        let (name, time) = self.inner.stages.stuck()?;
+        Some(format!("the {name} thread has been at one step for {} s", time.as_secs()))
     }
 
     /// Counters and gauges beside those that are made from the [`Snapshot`].
@@ -260,6 +288,9 @@ impl Status {
 
     /// `Err` with the reason when the daemon claims to work and does not get on.
     pub(crate) fn health(&self) -> Result<(), String> {
+        if let Some(who) = self.stuck() {
+            return Err(who);
+        }
         match self.inner.notify.since_progress() {
             Some(time) if time > UNHEALTHY_AFTER => Err(format!("no progress for {} s", time.as_secs())),
             _ => Ok(()),

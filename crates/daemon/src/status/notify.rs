@@ -52,15 +52,19 @@ impl Notify {
         self.send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Cheap enough for every turn of a loop: a clock and two atomics unless it is time to write.
-    pub(crate) fn progress(&self) {
+    /// Cheap enough for every turn of a loop: a clock and two atomics unless it is time to write; only then `all_move` is asked, and
+    /// without its yes the watchdog gets nothing.
+    pub(crate) fn progress(&self, all_move: impl FnOnce() -> bool) {
         let now = self.milliseconds();
         self.progress.store(now, Ordering::Relaxed);
         let Some(interval) = self.interval else { return };
         let fed = self.fed.load(Ordering::Relaxed);
         let due = fed == 0 || u128::from(now - fed.min(now)) >= interval.as_millis();
         // Of many threads one writes.
-        if due && self.fed.compare_exchange(fed, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due
+            && self.fed.compare_exchange(fed, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && all_move()
+        {
             self.send(&[NotifyState::Watchdog]);
         }
     }
@@ -105,8 +109,14 @@ mod tests {
         for interval in [None, Some(Duration::from_millis(1))] {
             let notify = Notify { interval, ..Notify::disabled() };
             assert!(notify.since_progress().is_none());
-            notify.progress();
-            notify.progress();
+            let asked = std::cell::Cell::new(0);
+            let all_move = || {
+                asked.set(asked.get() + 1);
+                true
+            };
+            notify.progress(all_move);
+            notify.progress(all_move);
+            assert!(asked.get() <= 2 && (asked.get() > 0) == interval.is_some());
             assert!(notify.since_progress().is_some());
             assert_eq!(notify.fed.load(Ordering::Relaxed) != 0, interval.is_some());
         }

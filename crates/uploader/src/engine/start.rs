@@ -19,6 +19,7 @@ use crate::scheduler::{Limits, RETIRING_MAX, Scheduler, Setup, TRANSFERS_MAX, To
 use crate::spool::{self, SpoolCounters};
 use crate::wire;
 use crossbeam_channel::{bounded, select};
+use daemon::status::DISK_LIMIT;
 use daemon::{After, Clock, Context, Exit, ProfileLimits, Stop, Throttle, UploaderRun, UploaderSettings};
 use fsio::lock::{DirLock, LockError};
 use kafka::{ProducerTuning, TopicInfo};
@@ -67,6 +68,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let (answers, answers_receiver) = bounded(READY_MAX);
     let counters = Arc::new(SpoolCounters::default());
     let remembered = Box::new(SentFiles::open(&ledger_path).map_err(ledger_stop)?);
+    let status = context.status.clone();
+    let stage = |name: &str| status.stage(name, DISK_LIMIT);
     let spool = spool::start(
         dirs.clone(),
         remembered,
@@ -74,6 +77,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         answers_receiver,
         context.shutdown.clone(),
         Arc::clone(&counters),
+        stage("spool"),
     )?;
 
     let profile = daemon::profile_limits(settings.common.kafka_profile, bootstrap(&settings));
@@ -112,11 +116,11 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         once: run.once,
         spread,
         // A transfer has at most a step, a progress record and a retirement out at a time.
-        ledger: LedgerThread::start(ledger, 3 * transfers_max).map_err(thread_stop)?,
-        readers: Readers::start(&buffers, records_max).map_err(thread_stop)?,
+        ledger: LedgerThread::start(ledger, 3 * transfers_max, stage("ledger")).map_err(thread_stop)?,
+        readers: Readers::start(&buffers, records_max, stage).map_err(thread_stop)?,
         buffers,
         link: Link::new(kafka, tuning, records_max).map_err(configuration)?,
-        disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX).map_err(thread_stop)?,
+        disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
         watch,
         spool: Some(spool),
         spool_counters: counters,

@@ -177,7 +177,7 @@ fn another_device_number_is_forgiven_only_after_a_restart() {
 fn the_threads_answer_every_job() {
     let bench = Bench::new();
     let buffers = Arc::new(Buffers::default());
-    let mut readers = Readers::start(&buffers, 100).unwrap();
+    let mut readers = Readers::start(&buffers, 100, |_| daemon::status::Stage::detached()).unwrap();
     let (place, expected) = bench.file("a", b"one");
     for number in 0..100 {
         let slot = Slot::for_payload(Duration::ZERO, 0, 3, true);

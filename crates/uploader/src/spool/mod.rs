@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use daemon::status::Stage;
 use daemon::{Exit, Shutdown, SpoolSettings, Stop, Throttle};
 use protocol::RelativePath;
 
@@ -195,6 +196,7 @@ pub fn start(
     answers: Receiver<Answer>,
     shutdown: Shutdown,
     counters: Arc<SpoolCounters>,
+    stage: Stage,
 ) -> Result<SpoolHandle, Stop> {
     let now = Instant::now();
     let (ask, questions) = bounded(QUESTIONS_MAX);
@@ -215,7 +217,7 @@ pub fn start(
     };
     let thread = std::thread::Builder::new()
         .name("spool".to_owned())
-        .spawn(move || worker.run())
+        .spawn(move || worker.run(&stage))
         .map_err(|error| Stop::io(context, &error))?;
     Ok(SpoolHandle { scan_complete, ask, thread })
 }

@@ -118,6 +118,7 @@ impl Running {
             answers_out,
             shutdown.clone(),
             Arc::clone(&counters),
+            daemon::status::Stage::detached(),
         );
         let running =
             Running { directory, dirs, memory, handle: handle.ok(), counters, ready, answers, shutdown };

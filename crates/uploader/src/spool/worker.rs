@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
+use daemon::status::Stage;
 use daemon::{Shutdown, Throttle};
 use protocol::RelativePath;
 
@@ -48,7 +49,7 @@ struct Closed {
 
 impl Worker {
     /// Runs until shutdown is requested or the engine is gone.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, stage: &Stage) {
         let mut closed = Closed::default();
         // The spool whose turn it is to hand over a file.
         let mut turn = 0;
@@ -58,6 +59,7 @@ impl Worker {
             false
         });
         while !self.shutdown.requested() {
+            let work = stage.work();
             if self.waker.channel().try_recv().is_ok() {
                 self.shells.iter_mut().for_each(Shell::woken);
             }
@@ -73,6 +75,7 @@ impl Worker {
             more |= self.counters.handed_over.load(Relaxed) != before;
             self.publish();
             self.answer_questions(now, &mut closed);
+            drop(work);
             if !more {
                 self.sleep(waiting, &closed);
             }

@@ -161,7 +161,16 @@ fn several_spools_take_turns_and_a_ledger_that_cannot_answer_is_asked_again() {
     let (ready_in, ready) = bounded(10);
     let (answer_in, answers) = bounded(10);
     let (shutdown, counters) = (Shutdown::new(), Arc::new(SpoolCounters::default()));
-    let handle = start(dirs, Box::new(Forgetful(3)), ready_in, answers, shutdown.clone(), counters).unwrap();
+    let handle = start(
+        dirs,
+        Box::new(Forgetful(3)),
+        ready_in,
+        answers,
+        shutdown.clone(),
+        counters,
+        daemon::status::Stage::detached(),
+    )
+    .unwrap();
     let mut count = [0, 0];
     for _ in 0..100 {
         let file = ready.recv_timeout(PATIENCE).unwrap();
@@ -185,7 +194,16 @@ fn the_thread_ends_when_the_engine_is_gone() {
     let (ready_in, ready) = bounded(1);
     let (answer_in, answers) = bounded(1);
     let counters = Arc::new(SpoolCounters::default());
-    let handle = start(dirs, Box::new(Forgetful(0)), ready_in, answers, Shutdown::new(), counters).unwrap();
+    let handle = start(
+        dirs,
+        Box::new(Forgetful(0)),
+        ready_in,
+        answers,
+        Shutdown::new(),
+        counters,
+        daemon::status::Stage::detached(),
+    )
+    .unwrap();
     drop((ready, answer_in));
     handle.join().unwrap();
 }
