@@ -23,6 +23,7 @@ fn every_warning_and_error_is_explained() {
             }
             let source = std::fs::read_to_string(&path).unwrap();
             for message in messages(source.split("\nmod tests {").next().unwrap_or_default()) {
+                let message = message.replace('`', "");
                 let piece = longest_piece(&message);
                 if piece.len() >= PIECE_BYTES_MIN {
                     looked_for += 1;

@@ -4,7 +4,8 @@ use super::rig::{DOWNLOADER, Installed, OUTPUT, SPOOL, UPLOADER};
 use std::process::Command;
 use testkit::host::{Host, package, unavailable};
 use testkit::rig::license_text;
-use testkit::{Broker, LONG, shared_broker, tree, wait_until};
+use testkit::secure::SASL;
+use testkit::{Broker, Certificates, LONG, shared_broker, tree, wait_until};
 
 #[test]
 fn two_uploaders_and_a_downloader_from_template_units() {
@@ -73,8 +74,12 @@ fn licence_and_password_by_credentials_are_found_nowhere_else() {
         return;
     }
     const PASSWORD: &str = "PW-xyzzy-0192837465";
+    let certificates = Certificates::new();
+    let broker = Broker::builder().secured(&certificates, &[("somebody", PASSWORD)]).start();
     let installed = Installed::new("secrets");
+    broker.create_topic(&installed.topic, 2, &[]);
     let host = &installed.host;
+    host.write("/etc/streamsend/ca.pem", &std::fs::read_to_string(certificates.authority()).unwrap());
     let vendor = license::keygen().unwrap();
     let licence = license_text(&vendor, 30);
     let (password_file, licence_file) =
@@ -85,10 +90,11 @@ fn licence_and_password_by_credentials_are_found_nowhere_else() {
     }
     let common = format!(
         "license.key_file: {{credential: license.key}}\nlicense.public_key: {}\nlog.directory: /var/log/streamsend\n\
+         kafka.security.protocol: sasl_ssl\nkafka.sasl.mechanism: PLAIN\nkafka.ssl.ca.location: /etc/streamsend/ca.pem\n\
          kafka.sasl.username: somebody\nkafka.sasl.password: {{credential: kafka-password}}\nlog.level: debug\n",
         vendor.public().to_base64()
     );
-    installed.configure(&common, &common);
+    installed.configure_for(&broker.door(SASL), &common, &common);
     installed.enable_both();
     host.wait_for_line(UPLOADER, "License is valid for 30 days");
     host.wait_for_line(DOWNLOADER, "License is valid for 30 days");

@@ -78,10 +78,11 @@ fn stopped_and_upgraded_under_load_nothing_is_lost() {
     if unavailable("stop and upgrade under load") {
         return;
     }
+    let (previous, this) = (package(Some("0.0.9")), package(None));
     let installed = Installed::without_package("load");
     let host = &installed.host;
-    host.install(&package(Some("0.0.9")));
-    installed.configure(SLOW, "log.directory: /var/log/streamsend\n");
+    host.install(&previous);
+    installed.configure("rate_max: 300kB/s\n", "log.directory: /var/log/streamsend\n");
     installed.enable_both();
     installed.drop_file("large.bin", LARGE, 1);
     installed.wait_for_transfer();
@@ -98,11 +99,12 @@ fn stopped_and_upgraded_under_load_nothing_is_lost() {
 
     let edited = host.sh("cat /etc/streamsend/uploader.yaml");
     let before = [installed.main_pid(UPLOADER), installed.main_pid(DOWNLOADER)];
-    let said = host.install(&package(None));
+    let said = host.install(&this);
     assert!(said.contains("streamsend-uploader.service is in the middle of a transfer"), "{said}");
     assert_eq!(installed.main_pid(UPLOADER), before[0], "no transfer is interrupted unasked");
     assert_eq!(host.sh("cat /etc/streamsend/uploader.yaml"), edited);
     assert_eq!(host.sh("dpkg-query -W -f '${Version}' streamsend"), env!("CARGO_PKG_VERSION"));
+    installed.configure("", "");
     host.sh("systemctl restart streamsend-uploader");
     installed.assert_all_delivered("load", 1);
 
@@ -110,7 +112,7 @@ fn stopped_and_upgraded_under_load_nothing_is_lost() {
     host.wait_for_property(UPLOADER, "StatusText", "1 sent, 0 under way, 0 queued");
     host.sh("systemctl stop streamsend-downloader");
     let uploader = installed.main_pid(UPLOADER);
-    host.install(&package(Some("0.0.9")));
+    host.install(&previous);
     assert_ne!(installed.main_pid(UPLOADER), uploader, "the idle daemon runs the new version");
     assert_eq!(host.run(&["systemctl", "is-active", "streamsend-downloader"]).out.trim(), "inactive");
     host.sh("systemctl start streamsend-downloader");
