@@ -1,7 +1,7 @@
 //! From the package to the first file, and over reboots.
 
 use super::rig::{BOTH, DOWNLOADER, Installed, OUTPUT, SPOOL, UPLOADER, exists, rights};
-use testkit::host::unavailable;
+use testkit::host::{tarball, unavailable};
 use testkit::{LONG, wait_until};
 
 #[test]
@@ -159,4 +159,29 @@ fn a_user_drops_files_with_a_umask_of_his_own() {
     host.wait_for_line(DOWNLOADER, "gone/x: delivered");
     let spool = installed.folder(SPOOL);
     assert!(wait_until(LONG, || !spool.join("gone/x").exists()), "{}", host.journal(UPLOADER));
+}
+
+#[test]
+fn installed_from_the_archive_it_does_the_same() {
+    if unavailable("the archive with its install script") {
+        return;
+    }
+    let installed = Installed::without_package("archive");
+    let host = &installed.host;
+    let name = host.copy(&tarball());
+    let folder = name.strip_suffix(".tar.gz").unwrap_or_default();
+    host.sh(&format!("cd /var/tmp && tar -xzf {name} && {folder}/install.sh"));
+    assert_eq!(rights(host, "/etc/streamsend/uploader.yaml"), "640 root:streamsend");
+    assert_eq!(rights(host, SPOOL), "3770 streamsend:streamsend-files");
+    installed.configure("", "");
+    installed.enable_both();
+    installed.drop_file("x.bin", 100_000, 1);
+    installed.assert_all_delivered("archive", 1);
+    // Again over a running one, as an upgrade: the configuration stays.
+    let edited = host.sh("cat /etc/streamsend/uploader.yaml");
+    host.sh(&format!("/var/tmp/{folder}/install.sh && systemctl restart {BOTH}"));
+    assert_eq!(host.sh("cat /etc/streamsend/uploader.yaml"), edited);
+    host.sh(&format!("/var/tmp/{folder}/install.sh --remove"));
+    assert!(!exists(host, "/usr/bin/streamsend") && exists(host, "/var/lib/streamsend/uploader/ledger.db"));
+    assert!(exists(host, "/etc/streamsend/uploader.yaml") && exists(host, "/srv/streamsend/archive/x.bin"));
 }

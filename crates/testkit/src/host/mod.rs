@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::process::{self, tethered};
 use crate::scratch::{Scratch, project_directory, scratch, target_directory};
 use crate::wait::{LONG, wait_for, wait_until};
-pub use package::package;
+pub use package::{package, tarball};
 
 /// nspawn's exit code after a reboot from the inside.
 const REBOOT: i32 = 133;
@@ -292,9 +292,18 @@ impl Host {
     /// When that fails.
     #[track_caller]
     pub fn install(&self, package: &Path) -> String {
-        let name = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        fs::copy(package, self.path("/var/tmp").join(&name)).expect("the host has a folder for it");
+        let name = self.copy(package);
         self.sh(&format!("dpkg -i /var/tmp/{name} </dev/null 2>&1"))
+    }
+
+    /// Copies a file into `/var/tmp` of the host and returns its name.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn copy(&self, file: &Path) -> String {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        fs::copy(file, self.path("/var/tmp").join(&name)).expect("the host has a folder for it");
+        name
     }
 
     /// Reboots it from the inside.

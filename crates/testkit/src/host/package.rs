@@ -15,16 +15,33 @@ use crate::scratch::project_directory;
 /// # Panics
 /// When it cannot be made.
 pub fn package(version: Option<&str>) -> PathBuf {
-    static MADE: Mutex<BTreeMap<Option<String>, PathBuf>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    made.entry(version.map(str::to_owned)).or_insert_with(|| make(version)).clone()
+    made("deb", version)
 }
 
-fn make(version: Option<&str>) -> PathBuf {
+/// The archive with the install script, for systems without packages; likewise.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn tarball() -> PathBuf {
+    made("tarball", None)
+}
+
+fn made(kind: &'static str, version: Option<&str>) -> PathBuf {
+    static MADE: Mutex<BTreeMap<(&str, Option<String>), PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry((kind, version.map(str::to_owned))).or_insert_with(|| make(kind, version)).clone()
+}
+
+fn make(kind: &str, version: Option<&str>) -> PathBuf {
     let uploader = program("streamsend-uploader");
     let profile = uploader.parent().and_then(|folder| folder.file_name()).unwrap_or_default();
     let mut command = Command::new(project_directory().join("scripts/package"));
-    command.arg("deb").arg(profile).args(version).stdin(Stdio::null()).env("COMPRESSION", "0");
+    command
+        .arg(kind)
+        .arg(profile)
+        .args(version)
+        .stdin(Stdio::null())
+        .env("COMPRESSION", if kind == "deb" { "0" } else { "1" });
     let output = command.output().unwrap_or_else(|error| panic!("scripts/package: {error}"));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
