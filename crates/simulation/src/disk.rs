@@ -416,7 +416,11 @@ impl Disk for SimDisk {
     ) -> io::Result<Published> {
         assert_eq!(collision, Collision::KeepBoth, "the simulation knows no other rule");
         let mut state = self.state();
-        state.operation("publish", destination.len() as u64)?;
+        if let Err(error) = state.operation("publish", destination.len() as u64) {
+            // A fault of the disk, or of the place alone: that file is tried again later.
+            let of_the_place = state.dice.chance(500);
+            return Err(if of_the_place { io::ErrorKind::PermissionDenied.into() } else { error });
+        }
         let mut components: Vec<&[u8]> = destination.split(|&byte| byte == b'/').collect();
         let name = components.pop().unwrap_or_default();
         let mut folder = OUTPUT;

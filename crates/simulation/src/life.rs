@@ -146,7 +146,7 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
             accept: None,
             file_size_max: u64::MAX,
             open_files_max: 1000,
-            stalled_after_ms: u64::MAX,
+            stalled_after_ms: world.plan.stalled_after,
             reader_per_partition: !world.plan.merged,
         },
         placement: &placement,
@@ -191,8 +191,9 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
         world.pass_time();
         match world.dice.below(100) {
             0..50 => world.step(),
-            50..52 => look_for_gaps(world, &shared, &mut suspicion),
-            52..82 => readers.step(world, &shared),
+            50 | 51 => look_for_gaps(world, &shared, &mut suspicion),
+            52 => set_stalled_aside(world, &shared),
+            53..82 => readers.step(world, &shared),
             _ => {
                 committer.turn();
                 world.look_at_settled(group);
@@ -302,6 +303,14 @@ fn look_for_gaps(world: &mut World<'_>, shared: &Shared<SimDisk>, suspicion: &mu
             continue;
         }
         world.oracle.other(format!("nothing is missing, but it says {lost:?}"));
+    }
+}
+
+fn set_stalled_aside(world: &mut World<'_>, shared: &Shared<SimDisk>) {
+    let aside = shared.merger().set_stalled_aside(shared.now_ms());
+    for header in aside {
+        shared.slots.park(header.transfer);
+        world.oracle.set_aside.insert(header.transfer);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::broker::{Broker, Logged};
 use crate::disk::{SimDisk, Visible};
 use crate::spool::{SimSpool, content};
 use protocol::TransferId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a schedule came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Oracle {
     /// Deliveries that their users took away.
     taken: Vec<(usize, usize)>,
     taken_inodes: Vec<u64>,
+    /// Transfers that were set aside: they hold nothing back.
+    pub set_aside: BTreeSet<TransferId>,
     /// A state directory was lost: files may arrive twice.
     pub forgot: bool,
     /// Offsets that were looked at, by partition.
@@ -171,7 +173,9 @@ impl Oracle {
             let known = self.settled.get(&partition).copied().unwrap_or(0);
             for at in known..offset.min(log.len() as i64) {
                 let record = &log[at as usize];
-                let closed = broker.aborted.contains(&record.id) || self.is_delivered(record.id, disk);
+                let aside = self.set_aside.contains(&record.id);
+                let closed =
+                    aside || broker.aborted.contains(&record.id) || self.is_delivered(record.id, disk);
                 if !closed && self.is_needed(broker, record, news) {
                     self.other(format!(
                         "settled {offset} of partition {partition} passes open {}",

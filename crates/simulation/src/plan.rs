@@ -61,6 +61,8 @@ pub struct Plan {
     pub orderly: u64,
     /// Jumps of the wall clock, in a thousand steps.
     pub jumps: u64,
+    /// A transfer is set aside after so many milliseconds without a record.
+    pub stalled_after: u64,
     /// State directories are lost, or put back from an old copy (the downloader's), in a thousand deaths. Files may
     /// arrive twice then, but none may be lost or torn.
     pub forgets: u64,
@@ -86,6 +88,7 @@ impl Plan {
         let orderly = maybe(400, &[5, 20]);
         let jumps = maybe(500, &[20]);
         let forgets = maybe(100, &[50, 200]);
+        let stalls = maybe(250, &[500, 3_000]);
         let fills = maybe(300, &[1]) == 1;
         let operation = maybe(300, &[2, 10]);
         let barrier = maybe(450, &[10, 60, 200]);
@@ -126,6 +129,7 @@ impl Plan {
             taken,
             orderly,
             jumps,
+            stalled_after: if stalls == 0 { u64::MAX } else { stalls },
             forgets,
         }
     }
