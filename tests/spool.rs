@@ -17,3 +17,14 @@ fn folders_that_move_while_they_are_scanned_lose_no_file() {
     assert_clean("folder-bursts", 43, 60);
     assert_clean("folder-bursts-kill", 44, 6);
 }
+
+#[test]
+fn files_that_change_while_they_are_read_are_never_mixed() {
+    assert_clean("changing-files", 45, 60);
+    assert_clean("changing-files-kill", 46, 4);
+}
+
+#[test]
+fn files_written_through_a_mapping_are_never_mixed() {
+    assert_clean("mapped-files", 47, 40);
+}

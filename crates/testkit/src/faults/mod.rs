@@ -66,6 +66,8 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     writeback::SCENARIOS,
     places::SCENARIOS,
     states::SCENARIOS,
+    spool::WRITERS,
+    spool::DISPOSAL,
 ];
 
 /// All scenarios in the order of the table.

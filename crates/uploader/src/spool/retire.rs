@@ -106,6 +106,14 @@ fn set_aside(
         aside.remove_note(&private);
         return Err(errno);
     }
+    let stat = rustix::fs::statat(&private, aside.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+    if !is_it(&Identity::of(&stat), aside.identity(), stat.st_mode)
+        && rename_new(&private, aside.name(), &folder, name).is_ok()
+    {
+        // Back to where it was taken from, even if that folder has left the spool meanwhile.
+        aside.remove_note(&private);
+        return Ok(Retired::Changed);
+    }
     finish(spool, root, &private, &aside)
 }
 

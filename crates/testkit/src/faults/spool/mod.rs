@@ -4,10 +4,14 @@
 //! among those that may be delivered.
 
 mod bursts;
+mod disposal;
 mod limits;
+mod writers;
 
 pub(super) use bursts::SCENARIOS as BURSTS;
+pub(super) use disposal::SCENARIOS as DISPOSAL;
 pub(super) use limits::SCENARIOS as LIMITS;
+pub(super) use writers::SCENARIOS as WRITERS;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -149,11 +153,25 @@ fn without_tags(path: &[u8]) -> Vec<u8> {
 /// Waits until what the spool holds now is in the output, ends both daemons and judges.
 fn judge(row: &mut Row, rig: &Rig, history: &History, watcher: Watcher, daemons: (Daemon, Daemon)) {
     let expected = tree::digest(&rig.spool);
+    judge_against(row, rig, history, watcher, daemons, &|_| expected.clone());
+}
+
+/// The same against what `wanted` says must be there, given what is.
+fn judge_against(
+    row: &mut Row,
+    rig: &Rig,
+    history: &History,
+    watcher: Watcher,
+    daemons: (Daemon, Daemon),
+    wanted: &dyn Fn(&Tree) -> Tree,
+) {
+    let files = wanted(&Tree::new()).len();
     let arrived = || {
         last(LOOK_INTERVAL);
         // What is being put there while it is read is not there yet.
-        count(&rig.output) >= expected.len()
+        count(&rig.output) >= files
             && tree::read(&rig.output).is_ok_and(|found| {
+                let expected = wanted(&found);
                 let folded = history.fold(&expected, &found);
                 tree::compare(&expected, &folded, Compare::ContentAndMetadata).is_ok()
             })
@@ -164,9 +182,11 @@ fn judge(row: &mut Row, rig: &Rig, history: &History, watcher: Watcher, daemons:
     drop(daemons);
     let mut oracle = Oracle::default();
     history.all().iter().for_each(|entry| oracle.allow(entry));
-    oracle.expect_all(expected.clone());
     oracle.saw(watcher.finish());
-    let verdict = oracle.judge_tree(&history.fold(&expected, &tree::digest(&rig.output)));
+    let found = tree::digest(&rig.output);
+    let expected = wanted(&found);
+    oracle.expect_all(expected.clone());
+    let verdict = oracle.judge_tree(&history.fold(&expected, &found));
     if !verdict.is_clean() {
         rig.scratch.keep();
     }
