@@ -68,6 +68,8 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     states::SCENARIOS,
     spool::WRITERS,
     spool::DISPOSAL,
+    spool::MANY,
+    spool::RIGHTS,
 ];
 
 /// All scenarios in the order of the table.

@@ -6,11 +6,15 @@
 mod bursts;
 mod disposal;
 mod limits;
+mod many;
+mod rights;
 mod writers;
 
 pub(super) use bursts::SCENARIOS as BURSTS;
 pub(super) use disposal::SCENARIOS as DISPOSAL;
 pub(super) use limits::SCENARIOS as LIMITS;
+pub(super) use many::SCENARIOS as MANY;
+pub(super) use rights::SCENARIOS as RIGHTS;
 pub(super) use writers::SCENARIOS as WRITERS;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
