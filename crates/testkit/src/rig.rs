@@ -71,10 +71,15 @@ impl Rig {
     }
 
     /// Gives both daemons a licence for 30 days.
-    pub fn licensed(mut self) -> Rig {
+    pub fn licensed(self) -> Rig {
+        self.licensed_with(|secret| license_text(secret, 30))
+    }
+
+    /// Gives both daemons the licence that `issue` makes.
+    pub fn licensed_with(mut self, issue: impl FnOnce(&license::VendorSecret) -> String) -> Rig {
         let secret = license::keygen().expect("a licence can be made");
         let file = self.scratch.path().join("license.key");
-        std::fs::write(&file, license_text(&secret, 30)).expect("a licence can be made");
+        std::fs::write(&file, issue(&secret)).expect("a licence can be made");
         self.license = Some((file, secret.public().to_base64()));
         self
     }

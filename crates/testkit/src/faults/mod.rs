@@ -70,6 +70,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     spool::DISPOSAL,
     spool::MANY,
     spool::RIGHTS,
+    spool::CLOCK,
 ];
 
 /// All scenarios in the order of the table.

@@ -4,6 +4,7 @@
 //! among those that may be delivered.
 
 mod bursts;
+mod clock;
 mod disposal;
 mod limits;
 mod many;
@@ -11,6 +12,7 @@ mod rights;
 mod writers;
 
 pub(super) use bursts::SCENARIOS as BURSTS;
+pub(super) use clock::SCENARIOS as CLOCK;
 pub(super) use disposal::SCENARIOS as DISPOSAL;
 pub(super) use limits::SCENARIOS as LIMITS;
 pub(super) use many::SCENARIOS as MANY;
