@@ -90,6 +90,8 @@ impl Client {
     pub(crate) fn new(kind: Kind, properties: &Properties, context: Arc<Context>) -> Result<Self> {
         let conf = Conf::new(properties)?;
         let mut said = Said::new();
+        #[cfg(target_env = "gnu")]
+        crate::patience::install();
         // SAFETY: the configuration is live and ours; the context outlives the client because `Client` holds it
         // until the client is destroyed; the callbacks have the signatures librdkafka expects and never unwind.
         // On success librdkafka owns the configuration, on failure (null) it stays ours.

@@ -17,6 +17,8 @@ mod ffi;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod pace;
+#[cfg(target_env = "gnu")]
+mod patience;
 mod probe;
 mod producer;
 mod questions;

@@ -1,9 +1,11 @@
 //! Wrong clocks: 1970, 2099, and clocks that jump to and fro, for either daemon; and files with times of long ago and far ahead.
 //!
-//! The daemons alone see another time (libfaketime); the clock of this machine is never touched, and neither is the monotonic one.
+//! The daemons alone see another date, by a small library loaded into them; the clock of this machine is never touched.
 
 use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +15,7 @@ use super::{History, Scenario, judge, last, with_uploader};
 use crate::broker::shared_broker;
 use crate::faults::Row;
 use crate::rig::{Rig, license_between};
+use crate::scratch::scratch;
 
 pub(in crate::faults) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "clock",
@@ -35,15 +38,18 @@ enum Clock {
     Jumping,
 }
 
-fn library() -> Option<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
-    let all = folders.chain([PathBuf::from("/usr/lib"), PathBuf::from("/usr/local/lib")]);
-    all.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
+/// The library that gives a program another date, built with the C compiler of this machine.
+fn library(folder: &Path) -> Option<PathBuf> {
+    let (source, library) = (folder.join("date.c"), folder.join("date.so"));
+    fs::write(&source, include_str!("date.c")).expect("there is room");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).status();
+    built.is_ok_and(|status| status.success()).then_some(library)
 }
 
 fn clock(seed: u64, times: u32) -> Row {
-    let Some(library) = library() else {
-        return Row::skipped(SCENARIOS[0].fault, "libfaketime (package faketime) is not installed");
+    let scratch = scratch("date");
+    let Some(library) = library(scratch.path()) else {
+        return Row::skipped(SCENARIOS[0].fault, "there is no C compiler");
     };
     let mut random = StdRng::seed_from_u64(seed);
     let mut row = Row::new(SCENARIOS[0].fault);
@@ -65,18 +71,33 @@ fn clock(seed: u64, times: u32) -> Row {
     row
 }
 
-/// Arguments of env(1) that give a program this clock.
-fn environment(library: &Path, clock: Clock, offset: &Path) -> Vec<String> {
-    let time = match clock {
-        Clock::Right => return Vec::new(),
-        Clock::In1970 => "FAKETIME=@1970-01-01 00:00:05".to_owned(),
-        Clock::In2099 => "FAKETIME=@2099-12-31 23:59:50".to_owned(),
-        Clock::Jumping => format!("FAKETIME_TIMESTAMP_FILE={}", offset.display()),
-    };
-    let preload = format!("LD_PRELOAD={}", library.display());
-    [&preload, &time, "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1", "NO_FAKE_STAT=1"]
-        .map(str::to_owned)
-        .to_vec()
+/// A file that says by how many seconds a clock is ahead.
+struct Ahead(File);
+
+impl Ahead {
+    fn new(path: &Path, seconds: i64) -> Ahead {
+        let file = File::create(path).expect("there is room");
+        file.set_len(4096).expect("there is room");
+        let ahead = Ahead(file);
+        ahead.set(seconds);
+        ahead
+    }
+
+    fn set(&self, seconds: i64) {
+        self.0.write_all_at(&seconds.to_ne_bytes(), 0).expect("there is room");
+    }
+}
+
+impl Clock {
+    /// By how many seconds it is ahead, at first.
+    fn ahead(self) -> i64 {
+        let now = jiff::Timestamp::now().as_second();
+        match self {
+            Clock::Right | Clock::Jumping => 0,
+            Clock::In1970 => 5 - now,
+            Clock::In2099 => 4_102_444_790 - now,
+        }
+    }
 }
 
 fn one_set(row: &mut Row, random: &mut StdRng, library: &Path, clocks: (Clock, Clock)) {
@@ -86,14 +107,15 @@ fn one_set(row: &mut Row, random: &mut StdRng, library: &Path, clocks: (Clock, C
     shared_broker().create_topic(&rig.topic, random.random_range(1..5), &config);
     let rig = if random.random() { rig.licensed_with(long_licence) } else { rig };
     let watcher = rig.watcher();
-    let offset = rig.scratch.path().join("offset");
-    fs::write(&offset, "+0\n").expect("there is room");
-    let (up, down) = (environment(library, clocks.0, &offset), environment(library, clocks.1, &offset));
-    let (up, down): (Vec<&str>, Vec<&str>) =
-        (up.iter().map(String::as_str).collect(), down.iter().map(String::as_str).collect());
+    let (up_file, down_file) = (rig.scratch.path().join("ahead-up"), rig.scratch.path().join("ahead-down"));
+    let (up_ahead, down_ahead) =
+        (Ahead::new(&up_file, clocks.0.ahead()), Ahead::new(&down_file, clocks.1.ahead()));
+    let preload = format!("LD_PRELOAD={}", library.display());
+    let (up_file, down_file) =
+        (format!("CLOCK_AHEAD={}", up_file.display()), format!("CLOCK_AHEAD={}", down_file.display()));
     let args = ["--settle", "50ms", "--set", "spool.scan_interval=1s"];
-    let start = || rig.uploader_under("/usr/bin/env", &up, &args);
-    let start_down = || rig.downloader_under("/usr/bin/env", &down, &[]);
+    let start = || rig.uploader_under("/usr/bin/env", &[&preload, &up_file], &args);
+    let start_down = || rig.downloader_under("/usr/bin/env", &[&preload, &down_file], &[]);
     let mut source = rig.source(random.random());
     let kills = random.random_bool(0.5).then(|| random.random());
     let mut downloader = start_down();
@@ -105,8 +127,13 @@ fn one_set(row: &mut Row, random: &mut StdRng, library: &Path, clocks: (Clock, C
             set_mtime(&made, seconds, random.random_range(0..1_000_000_000));
             crate::source::rename(&made, &rig.spool.join(format!("f{number}")));
             if number % 6 == 5 {
-                let days = random.random_range(-20_000..40_000i32);
-                fs::write(&offset, format!("{days:+}d\n")).expect("there is room");
+                let mut jump = || random.random_range(-20_000..40_000i64) * 86_400;
+                if clocks.0 == Clock::Jumping {
+                    up_ahead.set(jump());
+                }
+                if clocks.1 == Clock::Jumping {
+                    down_ahead.set(jump());
+                }
             }
             if number == 30 {
                 downloader.kill();
