@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub(crate) const GIB: f64 = 1_073_741_824.0;
 
-/// What a process took, from its start on.
+/// What a process took, from its start on or since a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Processor seconds in the program.
@@ -35,6 +35,11 @@ impl Usage {
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
         let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
         Ok(Usage { user: ticks(11)? / per_second, system: ticks(12)? / per_second, peak: peak * 1024 })
+    }
+
+    /// The same without the processor time that was spent before, as a start belongs to no file.
+    pub fn since(self, before: Usage) -> Usage {
+        Usage { user: self.user - before.user, system: self.system - before.system, peak: self.peak }
     }
 
     /// Both sorts of processor seconds.
@@ -137,6 +142,8 @@ pub(crate) struct Bare {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    /// What it took until it was ready.
+    before: Usage,
 }
 
 impl Bare {
@@ -147,8 +154,9 @@ impl Bare {
         let mut child = command.spawn().context("starting the bare client")?;
         let input = child.stdin.take().context("it was piped")?;
         let output = BufReader::new(child.stdout.take().context("it was piped")?);
-        let mut bare = Bare { child, input, output };
+        let mut bare = Bare { child, input, output, before: Usage::default() };
         bare.expect("ready")?;
+        bare.before = Usage::of(bare.child.id())?;
         Ok(bare)
     }
 
@@ -166,11 +174,11 @@ impl Bare {
         Ok(self.input.write_all(b"go\n")?)
     }
 
-    /// Waits until it is done; what it took, and how long it was.
+    /// Waits until it is done; how long it was, and what it took since it was ready.
     pub fn done(&mut self, begun: Instant) -> Result<(Duration, Usage)> {
         self.expect("done")?;
         let took = begun.elapsed();
-        Ok((took, Usage::of(self.child.id())?))
+        Ok((took, Usage::of(self.child.id())?.since(self.before)))
     }
 }
 

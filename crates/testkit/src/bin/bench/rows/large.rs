@@ -93,9 +93,10 @@ fn product_upload(place: &Place, file: &Path) -> Result<Sample> {
     let mut uploader = round.ready_uploader(&[]);
     let (aside, mark) = (round.aside(file)?, uploader.mark());
     settle_disk();
+    let before = Usage::of(uploader.pid())?;
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, mark, UPLOADED, 1)?;
-    let (took, usage) = (begun.elapsed(), Usage::of(uploader.pid())?);
+    let (took, usage) = (begun.elapsed(), Usage::of(uploader.pid())?.since(before));
     round.end(uploader);
     Ok(sample(fs::metadata(file)?.len(), took, usage))
 }
@@ -118,9 +119,9 @@ fn product_download(place: &Place, filled: &Round<'_>, bytes: u64) -> Result<Sam
     settle_disk();
     let mut downloader = filled.downloader_at(&name, &output, &[]);
     downloader.wait_for_line(crate::place::STARTED, testkit::LONG);
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), Usage::of(downloader.pid())?);
     await_files(&mut downloader, 0, DELIVERED, 1)?;
-    let (took, usage) = (begun.elapsed(), Usage::of(downloader.pid())?);
+    let (took, usage) = (begun.elapsed(), Usage::of(downloader.pid())?.since(before));
     ensure!(fs::metadata(output.join("set"))?.len() == bytes, "another size was delivered");
     filled.end(downloader);
     fs::remove_dir_all(&output)?;
@@ -249,10 +250,11 @@ fn product_both(place: &Place, file: &Path, size: u64) -> Result<Sample> {
     let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(&[]));
     let (aside, mark) = (round.aside(file)?, downloader.mark());
     settle_disk();
+    let before = together(Usage::of(uploader.pid())?, Usage::of(downloader.pid())?);
     let begun = round.drop_in(&aside);
     await_files(&mut downloader, mark, DELIVERED, 1)?;
     let took = begun.elapsed();
-    let usage = together(Usage::of(uploader.pid())?, Usage::of(downloader.pid())?);
+    let usage = together(Usage::of(uploader.pid())?, Usage::of(downloader.pid())?).since(before);
     ensure!(fs::metadata(round.output.join("set"))?.len() == size, "another size was delivered");
     round.end(uploader);
     round.end(downloader);
