@@ -26,10 +26,10 @@ pub(crate) fn capped(place: &Place) -> Result<Vec<Line>> {
     let sum: f64 = parts.values().map(|records| rate(records)).sum();
     let fullest = parts.values().map(|records| fullest_window(records, 1000)).max().unwrap_or(0);
     let share = sum / (CAP * partitions) as f64;
-    let line = |what: &str, product: String, value: f64, target: Target| Line {
+    let line = |what: &str, product: String, against: &str, value: f64, target: Target| Line {
         what: what.to_owned(),
         product,
-        against: "8 MB/s".to_owned(),
+        against: against.to_owned(),
         value,
         unit: "",
         target,
@@ -38,19 +38,13 @@ pub(crate) fn capped(place: &Place) -> Result<Vec<Line>> {
     };
     // A record lies within one instant, so a second may hold one more than the cap.
     let above = fullest as f64 / (CAP + DEFAULT_CHUNK_BYTES) as f64;
+    let carried = format!("{:.2} MB/s", sum / 1e6);
+    let most = format!("{:.2} MB", (CAP + DEFAULT_CHUNK_BYTES) as f64 / 1e6);
+    let fullest = format!("{:.2} MB", fullest as f64 / 1e6);
+    let what = "cap of 1 MB/s on each of 8 partitions";
     Ok(vec![
-        line(
-            "cap of 1 MB/s on each of 8 partitions, used",
-            format!("{:.2} MB/s", sum / 1e6),
-            share,
-            Target::AtLeast(0.97),
-        ),
-        line("the same, not above", format!("{:.2} MB/s", sum / 1e6), share, Target::AtMost(1.0)),
-        line(
-            "the same, fullest second of a partition against cap and one chunk",
-            format!("{:.2} MB", fullest as f64 / 1e6),
-            above,
-            Target::AtMost(1.0),
-        ),
+        line(&format!("{what}, used"), carried.clone(), "8 MB/s", share, Target::AtLeast(0.97)),
+        line(&format!("{what}, not above"), carried, "8 MB/s", share, Target::AtMost(1.0)),
+        line(&format!("{what}, fullest second of one"), fullest, &most, above, Target::AtMost(1.0)),
     ])
 }
