@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod arrivals;
+mod bombs;
 mod configuration;
 mod delivery;
 mod disk;
 mod faults;
 mod host;
 mod licence;
+mod losses;
 mod manual;
 mod network;
 mod oci;
@@ -17,4 +19,5 @@ mod partitions;
 mod rig;
 mod sizes;
 mod spool;
+mod strangers;
 mod unreadable;

@@ -148,6 +148,7 @@ pub fn restore(merger: &mut Merger, saved: &mut Saved) {
         let forgotten = mutation::is(Mutation::ClosedForgotten);
         let closed = if forgotten { &[][..] } else { &stream.closed };
         merger.restore_stream(stream.key, stream.uploader, known, closed);
+        merger.restore_lost(stream.key, &stream.lost);
     }
     saved.endings.drain(..).for_each(|id| merger.close(id));
     let resumed = saved.transfers.len();

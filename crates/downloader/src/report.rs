@@ -125,7 +125,10 @@ impl Report {
             let run = crate::lock(&self.inner.run);
             (run.shared.clone(), run.multi, run.highs.clone(), run.before)
         };
-        let Some(shared) = shared else { return Snapshot::default() };
+        let Some(shared) = shared else {
+            let files = Files { done: before.done, failed: before.failed, ..Files::default() };
+            return Snapshot { files, ..Snapshot::default() };
+        };
         let now = add(before, totals(&shared));
         let now_ms = shared.now_ms();
         let merger = shared.merger();

@@ -47,6 +47,9 @@ CREATE INDEX delivered_path ON delivered(path);
 -- Records that could not be read and were passed over, `[first, beyond)`.
 CREATE TABLE skipped(number INTEGER PRIMARY KEY, partition INTEGER NOT NULL, first INTEGER NOT NULL,
     beyond INTEGER NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL) STRICT;
+-- Closed numbers of which nothing had come when they were said to be lost, `[first, beyond)`.
+CREATE TABLE lost(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, first INTEGER NOT NULL,
+    beyond INTEGER NOT NULL, PRIMARY KEY(uploader, incarnation, first)) STRICT, WITHOUT ROWID;
 ",
     ],
 };
@@ -96,6 +99,8 @@ pub struct SavedStream {
     pub closed_below: u64,
     /// Closed ranges `[first, beyond)`.
     pub closed: Vec<(u64, u64)>,
+    /// Of those, what was said to be lost.
+    pub lost: Vec<(u64, u64)>,
 }
 
 /// Everything the ledger remembers that the merge needs.
@@ -366,6 +371,10 @@ fn write_stream(tx: &Transaction<'_>, change: &crate::merge::StreamChange) -> ru
         let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO closed VALUES(?1, ?2, ?3, ?4)")?;
         insert.execute(params![uploader, incarnation, ranges.start as i64, ranges.end as i64])?;
     }
+    if let Some((first, beyond)) = change.lost {
+        let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO lost VALUES(?1, ?2, ?3, ?4)")?;
+        insert.execute(params![uploader, incarnation, first as i64, beyond as i64])?;
+    }
     let (first, beyond) = change.closes;
     // A single number is the rule; a range is a loss of files never seen, which have neither intent nor ending.
     if beyond == first.saturating_add(1) {
@@ -400,20 +409,28 @@ fn write_skipped(tx: &Transaction<'_>, skipped: &Skipped) -> rusqlite::Result<()
     prune.execute([row - SKIPPED_ROWS_MAX]).map(|_| ())
 }
 
-fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
-    type Ranges = Vec<(u64, u64)>;
-    let mut closed: HashMap<(Vec<u8>, i64), Ranges> = HashMap::new();
-    let query = "SELECT uploader, incarnation, first, beyond FROM closed";
-    rows(connection, query, |row| {
+type Ranges = Vec<(u64, u64)>;
+
+/// The ranges in a table of numbers, per stream.
+fn load_ranges(connection: &Connection, table: &str) -> rusqlite::Result<HashMap<(Vec<u8>, i64), Ranges>> {
+    let mut all: HashMap<(Vec<u8>, i64), Ranges> = HashMap::new();
+    rows(connection, &format!("SELECT uploader, incarnation, first, beyond FROM {table}"), |row| {
         let range = (row.get::<_, i64>(2)? as u64, row.get::<_, i64>(3)? as u64);
-        closed.entry((row.get(0)?, row.get(1)?)).or_default().push(range);
+        all.entry((row.get(0)?, row.get(1)?)).or_default().push(range);
         Ok(())
     })?;
+    Ok(all)
+}
+
+fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
+    let mut closed = load_ranges(connection, "closed")?;
+    let mut lost = load_ranges(connection, "lost")?;
     rows(connection, "SELECT uploader, incarnation, name, checked, closed_below FROM stream", |row| {
         let (uploader, incarnation): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
         let name: String = row.get(2)?;
-        let ranges = closed.remove(&(uploader.clone(), incarnation)).unwrap_or_default();
-        let id = id_from(uploader, incarnation, 0)?;
+        let key = (uploader, incarnation);
+        let (ranges, lost) = (closed.remove(&key).unwrap_or_default(), lost.remove(&key).unwrap_or_default());
+        let id = id_from(key.0, incarnation, 0)?;
         let uploader = Name::new(&name).map_err(|_| damaged("name"))?;
         Ok(SavedStream {
             key: (id.uploader, id.incarnation),
@@ -421,6 +438,7 @@ fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
             checked: row.get(3)?,
             closed_below: row.get::<_, i64>(4)? as u64,
             closed: ranges,
+            lost,
         })
     })
 }

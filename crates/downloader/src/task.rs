@@ -340,6 +340,10 @@ fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: 
         Skip::Conflict => {
             "it contradicts an earlier record of the same file; is its uploader the one it says it is?"
         }
+        Skip::SaidLost => {
+            "its number was said to be lost before: somebody writes under this uploader's id, or records came after the \
+             word that it was done with them. Restart the uploader, which gives it new numbers, and drop the file again"
+        }
         Skip::NotAccepted => "the uploader is not in accept.uploaders",
         Skip::TooManyStreams => "more runs of uploaders than can be remembered; who writes to this topic?",
         Skip::TooManyRanges => {

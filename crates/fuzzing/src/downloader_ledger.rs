@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Tables, and the kinds of their columns: number, blob, text, `H`eader, `T`ree, `F`irst offsets, `U`ploader, nullable `?`.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 10] = [
     ("meta", "tb"),
     ("partition", "nn"),
     ("stream", "Untnn"),
@@ -25,6 +25,8 @@ const TABLES: [(&str, &str); 8] = [
     ("chunks", "nnb"),
     ("intent", "UnnHUbF"),
     ("ending", "Unnt"),
+    ("lost", "Unnn"),
+    ("skipped", "nnnntt"),
 ];
 
 pub fn run(input: &[u8]) {

@@ -118,8 +118,10 @@ impl World {
         let record = Record { header, body };
         let verdict = self.merger.offer(place, &record, self.now_ms);
         if self.closed.contains(&id) {
-            let known =
-                matches!(verdict, Verdict::Skip(Skip::Closed | Skip::NotAccepted | Skip::TooManyStreams));
+            let known = matches!(
+                verdict,
+                Verdict::Skip(Skip::Closed | Skip::SaidLost | Skip::NotAccepted | Skip::TooManyStreams)
+            );
             assert!(known, "a closed id is never opened again: {verdict:?}");
         }
         match verdict {

@@ -77,6 +77,7 @@ impl ConsumerSet {
         tuning: &ConsumerTuning,
     ) -> Result<(ConsumerSet, Vec<Reader>)> {
         check(positions)?;
+        crate::unpack::allow(tuning.message_max_bytes);
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
         let properties = settings::for_consumer(settings, group_id, positions.len(), split, tuning);
         let client = Client::new(

@@ -80,6 +80,8 @@ pub mod code {
 
     pub const NONE: i32 = Code::RD_KAFKA_RESP_ERR_NO_ERROR as i32;
     pub const BAD_MSG: i32 = Code::RD_KAFKA_RESP_ERR__BAD_MSG as i32;
+    /// Too little memory; [`crate::unpack`] says it when an answer unpacks to more than may be.
+    pub const NO_ROOM: i32 = Code::RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE as i32;
     pub const BAD_COMPRESSION: i32 = Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION as i32;
     pub const TRANSPORT: i32 = Code::RD_KAFKA_RESP_ERR__TRANSPORT as i32;
     pub const RESOLVE: i32 = Code::RD_KAFKA_RESP_ERR__RESOLVE as i32;

@@ -25,6 +25,7 @@ mod questions;
 mod reader;
 mod request;
 mod settings;
+mod unpack;
 
 pub use acl::{Act, Thing};
 pub use admin::{Admin, TopicInfo, Watermarks};

@@ -8,6 +8,7 @@
 mod broker;
 mod daemon;
 pub mod faults;
+pub mod forge;
 pub mod host;
 pub mod loopback;
 pub mod netns;

@@ -117,6 +117,20 @@ pub fn visit(bootstrap: &str, topic: &str, mut each: impl FnMut(&kafka::Record<'
 /// # Panics
 /// When one is not acknowledged.
 pub fn produce(bootstrap: &str, topic: &str, records: &[(i32, &[u8], &[u8])]) -> Vec<i64> {
+    produce_with(bootstrap, topic, &[], records)
+}
+
+/// The same with librdkafka properties such as `compression.type`. Records above 1 MiB are taken whatever they hold;
+/// what the broker takes is its own matter.
+///
+/// # Panics
+/// When one is not acknowledged.
+pub fn produce_with(
+    bootstrap: &str,
+    topic: &str,
+    properties: &[(&str, &str)],
+    records: &[(i32, &[u8], &[u8])],
+) -> Vec<i64> {
     let tuning = ProducerTuning {
         message_max_bytes: RECORD_BYTES_MAX,
         queue_max_kbytes: 256 << 10,
@@ -128,7 +142,9 @@ pub fn produce(bootstrap: &str, topic: &str, records: &[(i32, &[u8], &[u8])]) ->
         // Nobody listens only when a panic is under way.
         let _ = sender.send((delivery.token, delivery.outcome));
     };
-    let settings = settings(bootstrap, topic);
+    let mut settings = settings(bootstrap, topic);
+    let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    settings.properties.extend(properties);
     let producer = Producer::new(&settings, &tuning, Box::new(report)).expect("the client starts");
     let mut offsets = vec![-1; records.len()];
     for (first, batch) in

@@ -84,6 +84,8 @@ pub struct StreamChange {
     pub change: Option<super::Change>,
     /// The numbers that this closes, `[start, end)`; their intents and endings need not be kept any longer.
     pub closes: (u64, u64),
+    /// Of those, what was said to be lost although nothing had come of it.
+    pub lost: Option<(u64, u64)>,
 }
 
 /// Records that were not read: nothing of them can be known.
@@ -288,5 +290,6 @@ fn change_of(
         closed_below: stream.closed_below,
         change,
         closes,
+        lost: None,
     }
 }

@@ -10,6 +10,8 @@ use protocol::{Name, TransferId};
 
 /// Most holes of one stream that are named in one check; the rest is found by the next.
 const HOLES_MAX: usize = 1000;
+/// Most ranges of lost numbers that are remembered; what comes of others all the same is passed over silently.
+pub(super) const LOST_RANGES_MAX: usize = 100_000;
 /// New partitions are known here after so long at the latest (`metadata_interval` and a margin), in milliseconds.
 const PARTITIONS_CLAIM_MS: u64 = 120_000;
 /// Most losses that are named in one check, of all streams; the rest is found by the next.
@@ -165,11 +167,25 @@ impl Merger {
     ) {
         if start < end {
             self.close_range(key, start, end);
+            if !before_our_time {
+                self.remember_lost(key, start, end);
+            }
             lost.push(Lost::Unseen {
                 uploader: uploader.clone(),
                 sequences: (start, end - 1),
                 before_our_time,
             });
+        }
+    }
+
+    /// So that a record of these numbers is not passed over silently, should one come all the same.
+    fn remember_lost(&mut self, key: StreamKey, start: u64, end: u64) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if self.lost_ranges < LOST_RANGES_MAX && stream.lost.insert(start, end).is_some() {
+            self.lost_ranges += 1;
+            if let Some(change) = self.stream_changes.last_mut() {
+                change.lost = Some((start, end));
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod batch;
 mod chunks;
 mod gaps;
 mod ranges;
+mod restore;
 mod status;
 #[cfg(test)]
 mod strangers;
@@ -89,6 +90,8 @@ pub enum Skip {
     Duplicate,
     /// Its attempt has been replaced.
     StaleAttempt,
+    /// Its number was said to be lost, because an uploader, or somebody under its id, said it was done with it.
+    SaidLost,
     /// It contradicts what came before under the same id and attempt.
     Conflict,
     /// The uploader is not among `accept.uploaders`.
@@ -150,6 +153,8 @@ struct Partition {
 struct Stream {
     uploader: Name,
     closed: RangeSet,
+    /// Closed numbers of which nothing had come when they were said to be lost.
+    lost: RangeSet,
     /// The largest `closed_below` seen: the uploader is done with every number under it.
     closed_below: u64,
     /// Holes have been looked for once; before, numbers that were never seen may be older than the topic's beginning.
@@ -179,6 +184,8 @@ pub struct Merger {
     clock_ms: u64,
     /// Ranges in all streams.
     ranges: usize,
+    /// Ranges of numbers that were said to be lost, in all streams.
+    lost_ranges: usize,
     /// [`STREAMS_MAX`] and [`RANGES_MAX`].
     bounds: (usize, usize),
     /// Open transfers that are complete, queued or not.
@@ -205,6 +212,7 @@ impl Merger {
             counts: Counts::default(),
             clock_ms: 0,
             ranges: 0,
+            lost_ranges: 0,
             bounds: (STREAMS_MAX, RANGES_MAX),
             complete_open: 0,
         }
@@ -216,54 +224,6 @@ impl Merger {
     pub fn bounded(mut self, streams_max: usize, ranges_max: usize) -> Merger {
         self.bounds = (streams_max, ranges_max);
         self
-    }
-
-    /// Takes up a stream that the ledger remembers.
-    pub fn restore_stream(
-        &mut self,
-        key: StreamKey,
-        uploader: Name,
-        (checked, closed_below): (bool, u64),
-        closed: &[(u64, u64)],
-    ) {
-        let mut ranges = RangeSet::default();
-        closed.iter().for_each(|(start, end)| {
-            ranges.insert(*start, *end);
-        });
-        self.ranges += ranges.len();
-        let stream = Stream {
-            uploader,
-            closed: ranges,
-            closed_below,
-            checked,
-            partitions: 0,
-            partitions_ms: 0,
-            dirty: false,
-        };
-        self.streams.insert(key, stream);
-    }
-
-    /// Takes up a transfer that the ledger remembers.
-    pub fn restore_transfer(&mut self, mut transfer: Transfer) {
-        let id = transfer.header.transfer;
-        transfer.dirty = false;
-        transfer.dirty_bytes = 0;
-        self.open.insert(id, transfer);
-        self.finish_if_all_there(id);
-    }
-
-    /// Takes up a file whose content is durable but which could not be put into the output yet.
-    pub fn reopen_complete(&mut self, header: Header, digest: Digest, firsts: &[(i32, i64)]) {
-        let id = header.transfer;
-        let mut transfer = Transfer::new(header, 0);
-        transfer.promised = Some(digest);
-        transfer.complete = true;
-        transfer.durable = true;
-        transfer.dirty = false;
-        transfer.firsts = firsts.iter().copied().collect();
-        self.complete_open += 1;
-        self.open.insert(id, transfer);
-        self.complete.push_back(id);
     }
 
     /// Asks what to do with a record. The reader then writes, reports, and calls [`Merger::passed`].
@@ -281,7 +241,8 @@ impl Merger {
             return skip(self, Skip::TooManyStreams);
         }
         if self.is_closed(header.transfer) {
-            return skip(self, Skip::Closed);
+            let why = if self.was_said_lost(header.transfer) { Skip::SaidLost } else { Skip::Closed };
+            return skip(self, why);
         }
         if let Some(hold) = self.must_hold(place, header, &record.body) {
             return Verdict::Hold(hold);
@@ -315,6 +276,7 @@ impl Merger {
         let stream = self.streams.entry(key).or_insert_with(|| Stream {
             uploader: header.uploader.clone(),
             closed: RangeSet::default(),
+            lost: RangeSet::default(),
             closed_below: 0,
             checked: false,
             partitions: 0,
@@ -379,6 +341,11 @@ impl Merger {
         let stream = self.streams.get(&(id.uploader, id.incarnation));
         stream.is_some_and(|stream| stream.closed.contains(id.sequence))
             || self.open.get(&id).is_some_and(|transfer| transfer.ended)
+    }
+
+    fn was_said_lost(&self, id: TransferId) -> bool {
+        let stream = self.streams.get(&(id.uploader, id.incarnation));
+        stream.is_some_and(|stream| stream.lost.contains(id.sequence))
     }
 
     /// Opens a transfer at its first record; says so when it is refused by a limit.

@@ -34,7 +34,7 @@ pub struct Counts {
 impl Counts {
     pub(super) fn skipped(&mut self, why: Skip) {
         let counter = match why {
-            Skip::Closed => &mut self.skipped_closed,
+            Skip::Closed | Skip::SaidLost => &mut self.skipped_closed,
             Skip::Duplicate => &mut self.skipped_duplicate,
             Skip::StaleAttempt => &mut self.skipped_stale,
             Skip::Conflict => &mut self.skipped_conflict,

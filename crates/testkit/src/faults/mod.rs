@@ -22,6 +22,7 @@ mod row;
 mod simulated;
 mod spool;
 mod states;
+mod strangers;
 mod strike;
 mod topics;
 mod traffic;
@@ -71,6 +72,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     spool::MANY,
     spool::RIGHTS,
     spool::CLOCK,
+    strangers::SCENARIOS,
 ];
 
 /// All scenarios in the order of the table.
