@@ -6,6 +6,7 @@ mod bombs;
 mod configuration;
 mod delivery;
 mod disk;
+mod doctor;
 mod faults;
 mod host;
 mod licence;

@@ -20,6 +20,8 @@ use crate::status::Status;
 pub enum Exit {
     /// All done.
     Done = 0,
+    /// Of `streamsend doctor`: nothing stops a daemon, and something should be changed.
+    Advice = 1,
     /// A bad flag.
     Usage = 64,
     /// Timed out, or something needed is not there.

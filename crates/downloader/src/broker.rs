@@ -5,6 +5,7 @@
 use crossbeam_channel::RecvTimeoutError;
 use daemon::{CommonSettings, Context, CreateTopic, Exit, ProfileLimits, Stop, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -16,6 +17,8 @@ const ASK_MIN: Duration = Duration::from_secs(2);
 const ASK_MAX: Duration = Duration::from_secs(5);
 /// The watchdog is fed so often at least.
 const WATCHDOG_TURN: Duration = Duration::from_secs(1);
+/// The question for rights holds nothing up for longer.
+const RIGHTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -42,6 +45,8 @@ pub struct Broker {
     throttle: Throttle,
     /// Bound of the next question, milliseconds.
     ask_ms: AtomicU64,
+    rights_asked: Once,
+    asks_config: bool,
 }
 
 impl Broker {
@@ -58,6 +63,8 @@ impl Broker {
             create: common.create_topic.filter(|_| profile.can_create_topic),
             throttle: Throttle::new(Throttle::INTERVAL),
             ask_ms: AtomicU64::new(ASK_MIN.as_millis() as u64),
+            rights_asked: Once::new(),
+            asks_config: profile.rely_on_describe_configs,
         })
     }
 
@@ -69,6 +76,41 @@ impl Broker {
     /// One look; faults are said (throttled).
     pub fn look_up(&self) -> Option<TopicInfo> {
         self.said(self.admin.look_up(self.ask_time()))
+    }
+
+    /// Once, before the first record: whether this user may read the topic and commit for the group, and whether the clocks of
+    /// both sides can be right. He may be given the rights
+    /// at any time, so nothing ends here.
+    pub fn ask_rights(&self, group: &str, info: &TopicInfo) {
+        self.rights_asked.call_once(|| {
+            let topic = &self.settings.topic;
+            let (on_topic, on_group) =
+                (self.admin.topic_rights(RIGHTS_TIMEOUT), self.admin.group_rights(group, RIGHTS_TIMEOUT));
+            let missing = |need, answer: kafka::Result<Option<kafka::Rights>>| match answer {
+                Ok(Some(rights)) => checks::missing_rights(need, rights),
+                Err(Error::NotAuthorized(_)) => checks::missing_rights(need, kafka::Rights::default()),
+                Ok(None) | Err(_) => Vec::new(),
+            };
+            let user = self.settings.properties.get("sasl.username").map_or("USER", String::as_str);
+            let add = format!("kafka-acls.sh --add --allow-principal User:{user} --operation Read");
+            let lacks = missing(checks::Need::Download, on_topic);
+            if !lacks.is_empty() {
+                let what = lacks.join(" and ");
+                error!("no right to {what} on topic {topic}: nothing can be read until it is given: {add} --topic {topic}");
+            }
+            if !missing(checks::Need::Commit, on_group).is_empty() {
+                warn!(
+                    "no right to Read group {group}: lag tools see nothing, and a lost state directory means beginning anew: \
+                     {add} --group {group}"
+                );
+            }
+            if self.asks_config {
+                let log_append_time = info.timestamp_type_log_append;
+                let found = checks::topic::clock(&self.admin, info.partitions, log_append_time, RIGHTS_TIMEOUT);
+                // A clock is never a reason to end.
+                let _ = checks::act_on(found.as_slice());
+            }
+        });
     }
 
     /// One look that must tell the topic's id, when it was told before: without it another topic of the same name

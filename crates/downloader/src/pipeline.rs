@@ -73,6 +73,7 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
     let Some(topic) = environment.broker.wait_for(environment.context, look_up) else {
         return Ok(Ended::Done);
     };
+    environment.broker.ask_rights(&group_id(environment), &topic);
     losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
     let disk = |error| Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));

@@ -39,6 +39,8 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
     let state = &settings.common.state_directory;
     fsio::mkdir_all_durable(state)
         .map_err(|e| Stop::io(format!("state_directory {}", state.display()), &e))?;
+    // Before the locks, which a read-only folder would refuse without saying what to do.
+    checks::act_on(&checks::host::downloader(&settings, checks::host::Asker::Start))?;
     let state_lock = state.join("lock");
     let _state_lock = DirLock::acquire(&state_lock).map_err(|error| lock_stop(error, &state_lock, state))?;
     let mut store = Store::open(&state.join("ledger.db")).map_err(|e| Stop::new(Exit::Io, e.to_string()))?;

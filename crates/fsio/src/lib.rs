@@ -7,6 +7,7 @@ mod dir;
 mod lease;
 pub mod lock;
 mod partial;
+pub mod probe;
 mod publish;
 mod space;
 

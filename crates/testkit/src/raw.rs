@@ -50,7 +50,19 @@ impl RawRecord {
 /// # Panics
 /// When the broker does not take it.
 pub fn produce(bootstrap: &str, topic: &str, partition: i32, codec: Codec, records: &[RawRecord]) -> i64 {
-    let batch = batch(codec, records);
+    let now = jiff::Timestamp::now().as_millisecond();
+    put(bootstrap, topic, partition, batch(codec, now, records))
+}
+
+/// The same without compression, from a sender whose clock says so many milliseconds since 1970.
+///
+/// # Panics
+/// When the broker does not take it.
+pub fn produce_at(bootstrap: &str, topic: &str, partition: i32, unix_ms: i64, records: &[RawRecord]) -> i64 {
+    put(bootstrap, topic, partition, batch(Codec::None, unix_ms, records))
+}
+
+fn put(bootstrap: &str, topic: &str, partition: i32, batch: Vec<u8>) -> i64 {
     let mut body = Vec::new();
     // No transaction; all in-sync replicas; 30 s.
     body.extend((-1i16).to_be_bytes());
@@ -125,7 +137,7 @@ fn record(delta: i64, record: &RawRecord) -> Vec<u8> {
     out
 }
 
-fn batch(codec: Codec, records: &[RawRecord]) -> Vec<u8> {
+fn batch(codec: Codec, time: i64, records: &[RawRecord]) -> Vec<u8> {
     let plain: Vec<u8> = (0..).zip(records).flat_map(|(delta, raw)| record(delta, raw)).collect();
     let (attributes, packed) = match codec {
         Codec::None => (0i16, plain),
@@ -133,12 +145,11 @@ fn batch(codec: Codec, records: &[RawRecord]) -> Vec<u8> {
         Codec::Lz4Run => (3, lz4_run(&plain)),
     };
     let last = records.len() as i32 - 1;
-    let now = jiff::Timestamp::now().as_millisecond();
     let mut counted = Vec::new();
     counted.extend(attributes.to_be_bytes());
     counted.extend(last.to_be_bytes());
-    counted.extend(now.to_be_bytes());
-    counted.extend(now.to_be_bytes());
+    counted.extend(time.to_be_bytes());
+    counted.extend(time.to_be_bytes());
     counted.extend((-1i64).to_be_bytes());
     counted.extend((-1i16).to_be_bytes());
     counted.extend((-1i32).to_be_bytes());

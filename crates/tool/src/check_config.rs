@@ -23,16 +23,22 @@ pub(crate) struct CheckConfig {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Which {
+pub(crate) enum Which {
     Uploader,
     Downloader,
 }
 
+impl From<Which> for Program {
+    fn from(which: Which) -> Program {
+        match which {
+            Which::Uploader => Program::Uploader,
+            Which::Downloader => Program::Downloader,
+        }
+    }
+}
+
 pub(crate) fn run(what: &CheckConfig, out: &mut Out<'_>) -> Result<(), Stop> {
-    let program = match what.program {
-        Which::Uploader => Program::Uploader,
-        Which::Downloader => Program::Downloader,
-    };
+    let program = Program::from(what.program);
     let report = daemon::check(program, what.config.as_deref(), &[]);
     if what.explain {
         for line in report.explain().lines() {

@@ -9,10 +9,12 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 use daemon::{Exit, Stop};
 
 use crate::check_config::{self, CheckConfig};
+use crate::doctor_command::{self, Doctor};
 use crate::generate_command::{self, Generate};
 use crate::inspect::{self, Inspect};
 use crate::license_command::{self, LicenseCommand};
 use crate::out::Out;
+use crate::plan_command::{self, PlanArgs};
 use crate::status_command::{self, StatusArgs};
 
 /// Operator's tool of Streamsend, which moves files through Apache Kafka
@@ -27,6 +29,10 @@ struct Cli {
 enum Command {
     /// Check a daemon's configuration and licence; reports all mistakes, exit 78 if there are any
     CheckConfig(CheckConfig),
+    /// Look at everything that can be wrong: folders, limits, clock, broker, topic, rights; exit 0 if nothing is
+    Doctor(Doctor),
+    /// How many partitions a rate needs, what decides it, how long a volume takes
+    Plan(PlanArgs),
     /// One look at a running daemon: mode, files under way, partitions, last errors
     Status(StatusArgs),
     /// Vendor keys and licences
@@ -79,6 +85,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn io::Write)
 fn dispatch(command: Command, matches: &ArgMatches, out: &mut Out<'_>) -> Result<(), Stop> {
     match command {
         Command::CheckConfig(what) => check_config::run(&what, out),
+        Command::Doctor(what) => doctor_command::run(&what, out),
+        Command::Plan(what) => plan_command::run(&what, out),
         Command::Status(what) => status_command::run(&what, out),
         Command::License(what) => license_command::run(what, out),
         Command::Inspect(what) => inspect::run(&what, out),

@@ -6,11 +6,14 @@
 mod check_config;
 mod cli;
 mod connect;
+mod doctor_command;
 pub mod generate;
 mod generate_command;
 mod inspect;
 mod license_command;
 pub mod out;
+pub mod plan;
+mod plan_command;
 mod status_command;
 mod units;
 

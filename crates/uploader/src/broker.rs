@@ -18,6 +18,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// Least time between two look-ups that somebody asked for.
 const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// The question for rights holds nothing up for longer.
+const RIGHTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is said of a broker that is away goes under this key.
 const AWAY: &str = "away";
@@ -54,7 +56,8 @@ impl Watch {
         let (asks, asked) = bounded(1);
         let throttle = Arc::new(Throttle::default());
         let said = Arc::clone(&throttle);
-        let watcher = Watcher { admin, subject, shutdown, asked, throttle: said, checked: None };
+        let watcher =
+            Watcher { admin, subject, shutdown, asked, throttle: said, checked: None, rights_asked: false };
         // Detached: a look-up may last longer than the shutdown; it holds nothing that must be saved.
         std::thread::Builder::new()
             .name("topic-watch".into())
@@ -89,6 +92,7 @@ struct Watcher {
     throttle: Arc<Throttle>,
     /// Partitions, and topic id, for which every partition answered.
     checked: Option<(i32, Option<String>)>,
+    rights_asked: bool,
 }
 
 impl Watcher {
@@ -102,6 +106,10 @@ impl Watcher {
             match found {
                 Ok(info) => {
                     back_off = BACK_OFF_MIN;
+                    if !std::mem::replace(&mut self.rights_asked, true) {
+                        self.ask_rights();
+                        self.compare_clocks(&info);
+                    }
                     if reporter.send(info).is_err() || self.wait(self.subject.interval, true) {
                         return;
                     }
@@ -114,6 +122,36 @@ impl Watcher {
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
                 }
             }
+        }
+    }
+
+    /// Before the first record: whether this user may send any. He may be given the right at any time, so nothing ends here.
+    fn ask_rights(&self) {
+        let topic = &self.subject.settings.topic;
+        match self.admin.topic_rights(RIGHTS_TIMEOUT) {
+            Ok(Some(rights)) => {
+                let missing = checks::missing_rights(checks::Need::Upload, rights);
+                if let Some(first) = missing.first() {
+                    let user =
+                        self.subject.settings.properties.get("sasl.username").map_or("USER", String::as_str);
+                    tracing::error!(
+                        "no right to {} on topic {topic}: nothing can be sent until it is given: kafka-acls.sh --add \
+                         --allow-principal User:{user} --operation {first} --topic {topic}",
+                        missing.join(" and ")
+                    );
+                }
+            }
+            Ok(None) | Err(_) => tracing::debug!("the broker does not tell what this user may do"),
+        }
+    }
+
+    /// A service whose answers are not to be relied on is not asked for more than is needed.
+    fn compare_clocks(&self, info: &TopicInfo) {
+        if self.subject.ask_config {
+            let log_append_time = info.timestamp_type_log_append;
+            let found = checks::topic::clock(&self.admin, info.partitions, log_append_time, RIGHTS_TIMEOUT);
+            // A clock is never a reason to end.
+            let _ = checks::act_on(found.as_slice());
         }
     }
 

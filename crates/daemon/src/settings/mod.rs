@@ -39,5 +39,6 @@ pub(crate) use report::complain;
 pub use report::{Report, ReportValue, check};
 pub(crate) use resolve::{Resolved, Sources, resolve};
 pub use rules::is_secret_property;
-pub use tool::{ToolOptions, ToolSettings, load_common_for_tool};
+pub use tool::{DaemonSettings, ToolOptions, ToolSettings, load_common_for_tool, load_for_tool};
 pub use types::*;
+pub use units::{parse_duration, parse_rate, show_duration};

@@ -12,7 +12,7 @@ use super::origin::Origin;
 use super::report::complain;
 use super::resolve::{Sources, read};
 use super::table::find;
-use super::types::{LicenseSettings, Profile, Program};
+use super::types::{DownloaderSettings, LicenseSettings, Profile, Program, UploaderSettings};
 use crate::process::{Exit, Stop};
 
 /// The flags of a tool command that stand for properties; those that it does not have stay empty.
@@ -76,6 +76,47 @@ impl ToolSettings {
     }
 }
 
+/// All that a daemon would be told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DaemonSettings {
+    /// The uploader.
+    Uploader(UploaderSettings),
+    /// The downloader.
+    Downloader(DownloaderSettings),
+}
+
+/// Reads a daemon's whole configuration as the daemon would, with these flags before it.
+///
+/// # Errors
+/// [`Exit::Usage`] for a bad flag, [`Exit::Configuration`] for mistakes, all at once.
+pub fn load_for_tool(program: Program, options: &ToolOptions) -> Result<DaemonSettings, Stop> {
+    let mut sources = Sources { config: options.config.clone(), ..Sources::of_process(program) };
+    put_flags(options, &mut sources)?;
+    let resolved = super::resolve::resolve(program, &sources);
+    let built = match program {
+        Program::Uploader => resolved.uploader().map(DaemonSettings::Uploader),
+        Program::Downloader => resolved.downloader().map(DaemonSettings::Downloader),
+    };
+    built.map_err(|mistakes| Stop::new(Exit::Configuration, complain(&mistakes).trim_end()))
+}
+
+fn put_flags(options: &ToolOptions, sources: &mut Sources) -> Result<(), Stop> {
+    let flags = [
+        ("kafka.bootstrap.servers", options.bootstrap_server.clone()),
+        ("topic", options.topic.clone()),
+        ("state_directory", options.state_directory.as_ref().map(|path| path.to_string_lossy().into_owned())),
+    ];
+    for (key, text) in flags {
+        let Some((property, text)) = find(key).zip(text) else { continue };
+        if let Err(message) = property.kind.parse_text(&text) {
+            let flag = property.flag.unwrap_or(property.key);
+            return Err(Stop::new(Exit::Usage, format!("--{flag}: {message}")));
+        }
+        sources.flags.push((property, vec![text]));
+    }
+    Ok(())
+}
+
 /// Reads what a tool command needs, with the same precedence as a daemon.
 ///
 /// Without `--config` the uploader's usual file is read if it exists, else the downloader's, else none.
@@ -94,16 +135,7 @@ pub fn load_common_for_tool(options: &ToolOptions) -> Result<ToolSettings, Stop>
 }
 
 fn load(options: &ToolOptions, mut sources: Sources) -> Result<ToolSettings, Stop> {
-    let flags =
-        [("kafka.bootstrap.servers", options.bootstrap_server.clone()), ("topic", options.topic.clone())];
-    for (key, text) in flags {
-        let Some((property, text)) = find(key).zip(text) else { continue };
-        if let Err(message) = property.kind.parse_text(&text) {
-            let flag = property.flag.unwrap_or(property.key);
-            return Err(Stop::new(Exit::Usage, format!("--{flag}: {message}")));
-        }
-        sources.flags.push((property, vec![text]));
-    }
+    put_flags(options, &mut sources)?;
     let file = sources.file();
     let environment = std::mem::take(&mut sources.environment);
     let mut reader =

@@ -46,15 +46,21 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     scale(number, factor).ok_or_else(wrong)
 }
 
-/// Reads `1MB/s`: a size per second.
-pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+/// Reads `1MB/s`: a size per second, in bytes.
+///
+/// # Errors
+/// What is wrong with the text, and an example.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a rate: write a size per second, such as 1MB/s");
     let size = text.strip_suffix("/s").ok_or_else(wrong)?;
     parse_size(size.trim_end()).map_err(|_| wrong())
 }
 
 /// Reads `250ms`, `5s`, `30m`, `2h`, `1d`, or `0`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is wrong with the text, and an example.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("`{text}` is not a duration: write a number with ms, s, m, h or d, such as 250ms or 5s");
     let (number, unit) = split(text).ok_or_else(wrong)?;
@@ -84,7 +90,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
 }
 
 /// Writes the largest unit that is exact: `5s`, `250ms`.
-pub(crate) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if milliseconds == 0 {
         return "0s".into();

@@ -193,6 +193,8 @@ fn lock_state(settings: &UploaderSettings) -> Result<DirLock, Stop> {
         .mode(0o700)
         .create(directory)
         .map_err(|error| Stop::io(format!("state_directory {shown} cannot be made"), &error))?;
+    // Before the lock, which a read-only folder would refuse without saying what to do.
+    checks::act_on(&checks::host::uploader(settings, checks::host::Asker::Start))?;
     DirLock::acquire(&directory.join("lock")).map_err(|error| match error {
         LockError::Held { pid } => {
             let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
