@@ -17,19 +17,17 @@ pub struct Slot {
     pub bytes: u64,
     /// Whether it belongs to a small file: those may hold half of every bound while large ones want the rest.
     pub small: bool,
-    /// When it was taken.
-    pub taken: Duration,
 }
 
 impl Slot {
-    /// The slot of a record with so many payload bytes, to be taken at `now`.
-    pub fn for_payload(now: Duration, partition: u32, payload_bytes: u64, small: bool) -> Slot {
-        Slot { partition, bytes: payload_bytes + RECORD_EXTRA_BYTES, small, taken: now }
+    /// The slot of a record with so many payload bytes.
+    pub fn for_payload(partition: u32, payload_bytes: u64, small: bool) -> Slot {
+        Slot { partition, bytes: payload_bytes + RECORD_EXTRA_BYTES, small }
     }
 
     /// The slot of an END or ABORT record: always allowed, counts for nothing.
     pub fn free(partition: u32) -> Slot {
-        Slot { partition, bytes: 0, small: false, taken: Duration::ZERO }
+        Slot { partition, bytes: 0, small: false }
     }
 }
 
@@ -180,8 +178,8 @@ impl Credits {
     pub fn settle(&mut self, now: Duration, slot: Slot) {
         self.now = now;
         if self.free(slot) {
-            self.pace.reported(now, slot.taken, slot.bytes);
-            self.partition(slot.partition).pace.reported(now, slot.taken, slot.bytes);
+            self.pace.reported(now, slot.bytes);
+            self.partition(slot.partition).pace.reported(now, slot.bytes);
         }
     }
 
@@ -249,7 +247,7 @@ mod tests {
     #[test]
     fn bounds_hold_in_total_per_partition_and_in_records() {
         let mut credits = Credits::new(LIMITS);
-        let slot = |partition, bytes| Slot { partition, bytes, small: false, taken: ZERO };
+        let slot = |partition, bytes| Slot { partition, bytes, small: false };
         assert!(credits.take(ZERO, slot(0, 3_000)));
         assert!(!credits.take(ZERO, slot(0, 2_000)), "above the partition's bound");
         assert!(credits.take(ZERO, slot(1, 4_000)));
@@ -265,14 +263,14 @@ mod tests {
     #[test]
     fn one_record_above_every_bound_still_goes_alone() {
         let mut credits = Credits::new(LIMITS);
-        assert!(credits.take(ZERO, Slot { partition: 0, bytes: 1 << 30, small: true, taken: ZERO }));
-        assert!(!credits.take(ZERO, Slot { partition: 1, bytes: 1, small: false, taken: ZERO }));
+        assert!(credits.take(ZERO, Slot { partition: 0, bytes: 1 << 30, small: true }));
+        assert!(!credits.take(ZERO, Slot { partition: 1, bytes: 1, small: false }));
     }
 
     #[test]
     fn small_files_leave_half_to_large_ones_that_want_it() {
         let mut credits = Credits::new(LIMITS);
-        let slot = |partition, small| Slot { partition, bytes: 2_000, small, taken: ZERO };
+        let slot = |partition, small| Slot { partition, bytes: 2_000, small };
         credits.set_shared(true);
         assert!(credits.take(ZERO, slot(0, true)));
         assert!(!credits.take(ZERO, slot(0, true)), "above half of the partition's bound");
@@ -286,7 +284,7 @@ mod tests {
     fn a_rate_of_one_partition_does_not_hold_another_back() {
         let limits = Limits { partition_rate_max: Some(1_000), ..LIMITS };
         let mut credits = Credits::new(limits);
-        let slot = |partition| Slot { partition, bytes: 100, small: false, taken: ZERO };
+        let slot = |partition| Slot { partition, bytes: 100, small: false };
         assert!(credits.take(ZERO, slot(0)));
         credits.settle(ZERO, slot(0));
         assert!(!credits.take(ZERO, slot(0)), "above the partition's rate");
@@ -301,7 +299,7 @@ mod tests {
         let mut sent = 0;
         for millisecond in 0..10_000 {
             let now = Duration::from_millis(u64::from(millisecond));
-            let slot = Slot { partition: millisecond % 4, bytes: 100, small: false, taken: now };
+            let slot = Slot { partition: millisecond % 4, bytes: 100, small: false };
             if credits.any(now) && credits.take(now, slot) {
                 sent += 1;
                 credits.settle(now, slot);

@@ -202,5 +202,5 @@ impl Scheduler {
 }
 
 fn partition_bytes_max(chunk_size: u32) -> u64 {
-    PARTITION_CHUNKS_MAX * Slot::for_payload(Duration::ZERO, 0, u64::from(chunk_size), false).bytes
+    PARTITION_CHUNKS_MAX * Slot::for_payload(0, u64::from(chunk_size), false).bytes
 }

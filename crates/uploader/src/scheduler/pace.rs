@@ -18,8 +18,6 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 const WINDOW: Duration = Duration::from_secs(1);
 /// Reports are kept in steps of this, rounded up, so that a window is at most 101 of them.
 const STEP_NANOS: u64 = 10_000_000;
-/// So many reports teach what the shortest way to the broker and back is; until then it is taken to be none.
-const ROUND_TRIPS_MIN: u32 = 32;
 
 /// See the module. Without a rate everything may go at once.
 #[derive(Clone, Debug)]
@@ -33,9 +31,6 @@ pub struct Pace {
     /// Bytes that were reported, with the time, oldest first, and their sum.
     reported: VecDeque<(Duration, u64)>,
     reported_sum: u64,
-    /// The shortest way to the broker and back, and how often it was looked at.
-    round_trip: Option<Duration>,
-    round_trips: u32,
 }
 
 impl Pace {
@@ -47,8 +42,6 @@ impl Pace {
             flying: 0,
             reported: VecDeque::new(),
             reported_sum: 0,
-            round_trip: None,
-            round_trips: 0,
         }
     }
 
@@ -64,15 +57,10 @@ impl Pace {
         if counted <= rate {
             return Some(due);
         }
-        // A record sent now arrives later, and what was reported arrived before. Half of the shortest round trip is believed, as the
-        // way there and the way back may have been long at different times.
-        let believed =
-            self.round_trip.filter(|_| self.round_trips >= ROUND_TRIPS_MIN).unwrap_or_default() / 2;
-        let window = WINDOW.saturating_sub(believed);
         for (at, bytes) in &self.reported {
             counted -= bytes;
             if counted <= rate {
-                return Some(due.max(*at + window));
+                return Some(due.max(*at + WINDOW));
             }
         }
         None
@@ -91,15 +79,12 @@ impl Pace {
         self.flying += bytes;
     }
 
-    /// The broker has it, or may have it; it was charged at `sent`.
-    pub fn reported(&mut self, now: Duration, sent: Duration, bytes: u64) {
+    /// The broker has it, or may have it.
+    pub fn reported(&mut self, now: Duration, bytes: u64) {
         if self.rate.is_none() {
             return;
         }
         self.flying = self.flying.saturating_sub(bytes);
-        let round_trip = now.saturating_sub(sent);
-        self.round_trip = Some(self.round_trip.map_or(round_trip, |least| least.min(round_trip)));
-        self.round_trips = self.round_trips.saturating_add(1);
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let at = Duration::from_nanos(nanos.div_ceil(STEP_NANOS).saturating_mul(STEP_NANOS));
         match self.reported.back_mut() {
@@ -129,20 +114,16 @@ mod tests {
         let (mut arrived, mut reports) = (Vec::new(), Vec::new());
         for millisecond in 0..milliseconds {
             let now = Duration::from_millis(millisecond);
-            reports.retain(|(at, sent)| {
-                let open = *at > millisecond;
-                if !open {
-                    pace.reported(now, *sent, RECORD);
-                }
-                open
-            });
+            let count = reports.len();
+            reports.retain(|at| *at > millisecond);
+            (reports.len()..count).for_each(|_| pace.reported(now, RECORD));
             if pace.due(now).is_some_and(|due| due <= now) {
                 pace.charge(now, RECORD);
                 let way = delay(arrived.len());
                 // One connection: nothing overtakes.
                 let last = arrived.last().copied().unwrap_or(0);
                 arrived.push((millisecond + way).max(last));
-                reports.push((arrived.last().copied().unwrap_or(0) + way, now));
+                reports.push(arrived.last().copied().unwrap_or(0) + way);
             }
         }
         arrived
@@ -175,7 +156,7 @@ mod tests {
             let now = Duration::from_millis(look * 30);
             while pace.due(now).is_some_and(|due| due <= now) {
                 pace.charge(now, RECORD);
-                pace.reported(now, now, RECORD);
+                pace.reported(now, RECORD);
                 sent += 1;
             }
         }
@@ -190,7 +171,7 @@ mod tests {
             let goes = pace.due(now).is_some_and(|due| due <= now);
             if goes {
                 pace.charge(now, RECORD);
-                pace.reported(now, now, RECORD);
+                pace.reported(now, RECORD);
             }
             goes
         });

@@ -69,7 +69,7 @@ impl Scheduler {
                 self.waiting[partition].pop_front();
                 continue;
             };
-            let slot = Slot::for_payload(now, partition as u32, size, true);
+            let slot = Slot::for_payload(partition as u32, size, true);
             if self.credits.take(now, slot) {
                 self.waiting[partition].pop_front();
                 self.set_state(key, State::Opening(then));
@@ -99,7 +99,7 @@ impl Scheduler {
             let cut = plan.cut(transfer.size);
             let Some(chunks) = transfer.chunks.as_mut().filter(|chunks| chunks.left()) else { continue };
             let slot_of =
-                |index| Slot::for_payload(now, plan.partition_of(index), u64::from(cut.len(index)), false);
+                |index| Slot::for_payload(plan.partition_of(index), u64::from(cut.len(index)), false);
             let credits = &mut self.credits;
             let found = chunks.next(|index| credits.fits(now, slot_of(index)));
             self.sending.push_back(key);
