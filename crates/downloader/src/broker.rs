@@ -128,7 +128,12 @@ impl Broker {
 
     /// One question for all watermarks; faults are said (throttled).
     pub fn watermarks(&self, partitions: i32) -> Option<Vec<Watermarks>> {
-        self.said(self.admin.all_watermarks(partitions, self.ask_time()))
+        let answer = self.said(self.admin.all_watermarks(partitions, self.ask_time()));
+        if answer.is_none() {
+            // What the client believes of leaders and their epochs may be old, and only asking for the topic renews it.
+            let _ = self.admin.look_up(self.ask_time());
+        }
+        answer
     }
 
     /// Offsets of the first records at or after a time; faults are said (throttled).

@@ -20,6 +20,7 @@ use daemon::status::DISK_LIMIT;
 use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const TURN: Duration = Duration::from_secs(1);
 const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// Watermarks are asked for so often while a gap is suspected.
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
+/// Questions for the group's offsets to one client; then another one asks.
+const COMMITTED_QUESTIONS: u32 = 8;
 /// Bound of one answer of the broker; several keep one partition from waiting for another.
 const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -187,24 +190,35 @@ fn positions(
 /// What the group settled, for a downloader that lost its state.
 fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
     let partitions: Vec<i32> = (0..count).collect();
+    let nothing = || vec![None; partitions.len()];
     let (group, tuning) = (group_id(environment), tuning(environment, None));
-    // One client for all attempts: behind a long link finding the group's broker alone takes longer than one question may.
-    let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
-    // A client that cannot be made is a mistake in the configuration, which the run's own client tells.
-    let Ok((set, readers)) = client else { return Some(vec![None; partitions.len()]) };
-    drop(readers);
-    let ask = |broker: &Broker| match set.committed(&partitions, broker.ask_time()) {
-        Ok(answer) => Some(answer),
-        // Without rights on the group there is nothing to learn from it, now or later.
-        Err(kafka::Error::NotAuthorized(why)) => {
-            warn!("the group's offsets cannot be read ({why}): beginning where `start` says");
-            Some(vec![None; partitions.len()])
+    loop {
+        // One client for several attempts: behind a long link finding the group's broker alone takes longer than one question may.
+        let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
+        // A client that cannot be made is a mistake in the configuration, which the run's own client tells.
+        let Ok((set, readers)) = client else { return Some(nothing()) };
+        drop(readers);
+        let left = Cell::new(COMMITTED_QUESTIONS);
+        let ask = |broker: &Broker| match set.committed(&partitions, broker.ask_time()) {
+            Ok(answer) => Some(Some(answer)),
+            // Without rights on the group there is nothing to learn from it, now or later.
+            Err(kafka::Error::NotAuthorized(why)) => {
+                warn!("the group's offsets cannot be read ({why}): beginning where `start` says");
+                Some(Some(nothing()))
+            }
+            Err(error) => {
+                left.set(left.get() - 1);
+                let answer: Option<Vec<Option<i64>>> = broker.said(Err(error));
+                (left.get() == 0).then_some(answer)
+            }
+        };
+        let answer = environment.broker.wait_for(environment.context, ask);
+        set.stop(Duration::from_secs(1));
+        // A client that never had an answer may have missed what changed around it: the next one asks anew.
+        if let Some(answer) = answer? {
+            return Some(answer);
         }
-        Err(error) => broker.said(Err(error)),
-    };
-    let answer = environment.broker.wait_for(environment.context, ask);
-    set.stop(Duration::from_secs(1));
-    answer
+    }
 }
 
 fn group_id(environment: &Environment<'_>) -> String {
