@@ -42,9 +42,14 @@ fn fresh(seed: u64, times: u32) -> Row {
         row.injected += 1;
         let mut oracle = Oracle::of_spool(&rig.spool);
         wait_until(LONG * 2, || oracle.is_complete(&rig.output));
+        let tails = [up.tail(), down.tail()];
         drop((up, down));
         oracle.saw(watcher.finish());
-        row.add(&rig.judged(&oracle));
+        let verdict = rig.judged(&oracle);
+        if !verdict.is_clean() {
+            eprintln!("uploader:\n{}downloader:\n{}", tails[0], tails[1]);
+        }
+        row.add(&verdict);
         // A hundred open partitions are no burden for the tests that follow.
         let _ = shared_broker().admin(&rig.topic).delete_topic(LONG);
     }
