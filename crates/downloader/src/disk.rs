@@ -4,13 +4,15 @@
 //! simulation puts a disk in their place that loses what no barrier stands behind. What must never happen here: a
 //! decision; whoever calls decides.
 
+use crate::output::PARTIALS_ID_FILE;
 use fsio::{Collision, FileAttributes, Partial, PartialStore, Published, Space};
 use kafka::{ConsumerSet, Position};
 use protocol::Digest;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, Read as _};
 use std::time::Duration;
 
 /// Folders whose names changed since the last barrier.
@@ -33,6 +35,10 @@ pub trait Disk: Debug + Send + Sync {
     fn exists(&self, name: &str) -> io::Result<bool>;
     /// [`PartialStore::list`].
     fn list(&self) -> io::Result<Vec<String>>;
+    /// The id of the folder of the partials, if it has one.
+    fn partials_id(&self) -> io::Result<Option<String>>;
+    /// Gives the folder of the partials another id, durably.
+    fn set_partials_id(&self, id: &str) -> io::Result<()>;
     /// Makes the names of the partials durable.
     fn sync_partials(&self) -> io::Result<()>;
     /// Makes the names in a folder durable.
@@ -44,10 +50,7 @@ pub trait Disk: Debug + Send + Sync {
     /// Room on the filesystem.
     fn space(&self) -> io::Result<Space>;
     /// Whether a file of this size and digest lies at this place of the output.
-    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
-        let _ = (destination, size, digest);
-        Ok(false)
-    }
+    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool>;
     /// [`fsio::publish`] of a partial into the output.
     fn publish(
         &self,
@@ -105,6 +108,20 @@ impl Disk for PartialStore {
 
     fn list(&self) -> io::Result<Vec<String>> {
         PartialStore::list(self)
+    }
+
+    fn partials_id(&self) -> io::Result<Option<String>> {
+        let mut text = String::new();
+        match self.partials().open_within(PARTIALS_ID_FILE.as_bytes(), OFlags::RDONLY, 0) {
+            Ok(mut file) => file.read_to_string(&mut text)?,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+    }
+
+    fn set_partials_id(&self, id: &str) -> io::Result<()> {
+        self.partials().put(PARTIALS_ID_FILE, id.as_bytes())
     }
 
     fn sync_partials(&self) -> io::Result<()> {

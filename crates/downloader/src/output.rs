@@ -4,9 +4,11 @@
 //! What must never happen here: anything made in a folder that is not known to be the output, such as a mount point whose
 //! filesystem is away; or a missing partial taken for a delivered file although the folder of the partials is another one.
 
+use crate::disk::Disk;
 use crate::store::Store;
 use daemon::{Exit, Stop, Throttle};
 use fsio::lock::{DirLock, LockError};
+use mutation::Mutation;
 use std::io;
 use std::path::{Path, PathBuf};
 use tracing::{error, info};
@@ -17,9 +19,7 @@ const OUTPUT_ID: &str = "output_id";
 const PARTIALS_ID: &str = "partials_id";
 /// …and the one that is about to be written there.
 const PARTIALS_ID_NEXT: &str = "partials_id_next";
-/// The folder of the partials, and its id's file beside the partials: who empties the folder takes it along.
-const PARTIALS: &str = ".streamsend/partial";
-/// See [`PARTIALS`].
+/// The id's file in the folder of the partials, beside them: who empties the folder takes it along.
 pub const PARTIALS_ID_FILE: &str = "id";
 
 /// The output folder of this process.
@@ -123,25 +123,22 @@ fn adopt(output: &Path, store: &mut Store) -> Result<(), Stop> {
 }
 
 /// Whether the folder of the partials is the one that the ledger knows. One that the ledger knows nothing of is.
-pub fn partials_are_known(output: &Path, store: &Store) -> Result<Result<bool, io::Error>, ledger::Error> {
+pub fn partials_are_known<D: Disk>(disk: &D, store: &Store) -> Result<io::Result<bool>, ledger::Error> {
     let (now, next) = (store.meta(PARTIALS_ID)?, store.meta(PARTIALS_ID_NEXT)?);
-    if now.is_none() && next.is_none() {
+    if now.is_none() && next.is_none() || mutation::is(Mutation::OldLedgerBelieved) {
         return Ok(Ok(true));
     }
-    let found = read(&output.join(PARTIALS).join(PARTIALS_ID_FILE));
+    let found = disk.partials_id();
     // Both are good: a crash may have come between the file and the ledger. None is, while the first is being written.
     Ok(found.map(|found| found == now || found == next && next.is_some()))
 }
 
 /// Gives the folder of the partials a new id: what the ledger expects there is there now, and a copy of an older time,
 /// here or of the ledger, will be noticed.
-pub fn mark_partials(
-    partials: &fsio::PartialStore,
-    store: &mut Store,
-) -> Result<io::Result<()>, ledger::Error> {
+pub fn mark_partials<D: Disk>(disk: &D, store: &mut Store) -> Result<io::Result<()>, ledger::Error> {
     let id = uuid::Uuid::new_v4().to_string();
     store.set_meta(PARTIALS_ID_NEXT, &id)?;
-    match partials.partials().put(PARTIALS_ID_FILE, id.as_bytes()) {
+    match disk.set_partials_id(&id) {
         Ok(()) => {}
         // The old one stays; a full disk is waited for by those who need more than this.
         Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {

@@ -8,7 +8,7 @@ use crate::broker::Broker;
 use crate::commit::{Committer, Placement};
 use crate::losses;
 use crate::merge::Limits;
-use crate::output::{self, Output};
+use crate::output::Output;
 use crate::positions::{Decision, Known, decide};
 use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
@@ -84,17 +84,12 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
     if !bound.is_there(store)? {
         return Ok(Ended::Failed(Failure::Away));
     }
-    let partials_are_known = match output::partials_are_known(output, store).map_err(ledger_stop)? {
-        Ok(known) => known,
-        Err(error) => return disk(error),
-    };
     let partials = match PartialStore::open(output) {
         Ok(partials) => partials,
         Err(error) => return disk(error),
     };
     let multi = environment.context.license.multi_partition();
     let terms = Terms {
-        partials_are_known,
         reserve: environment.settings.disk_reserve,
         limits: limits(environment.settings, multi),
         placement: environment.placement,
@@ -111,9 +106,6 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
         Ok(None) => return Ok(Ended::Done),
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
-    if let Err(error) = output::mark_partials(shared.slots.store(), store).map_err(ledger_stop)? {
-        return disk(error);
-    }
     for decision in decisions.iter().filter(|decision| decision.lost.is_some()) {
         losses::say_waiting(&shared.merger().waiting_on(decision.partition));
     }

@@ -6,7 +6,7 @@
 use crate::commit::{Outcome, Placement, barrier_of_names, publish, say_delivered};
 use crate::disk::{Disk, Touched};
 use crate::merge::{Limits, Merger, Transfer};
-use crate::output::PARTIALS_ID_FILE;
+use crate::output::{PARTIALS_ID_FILE, mark_partials, partials_are_known};
 use crate::positions::Decision;
 use crate::shared::{Failure, Shared};
 use crate::slots::Slots;
@@ -31,8 +31,6 @@ pub struct Terms<'a> {
     pub undecodable: Counter,
     /// The time.
     pub clock: Clock,
-    /// Whether the folder of the partials is the one that the ledger speaks of.
-    pub partials_are_known: bool,
 }
 
 /// A run that can go on.
@@ -57,7 +55,7 @@ pub fn begin<D: Disk>(
     let mut saved = store.load().map_err(Failure::Ledger)?;
     let disk = |error| Failure::Disk("taking up partial files".to_owned(), error);
     let mut missing = Missing::new();
-    if !terms.partials_are_known {
+    if !partials_are_known(slots.store(), store).map_err(Failure::Ledger)?.map_err(disk)? {
         missing = distrust_partials(&slots, &mut saved).map_err(disk)?;
     }
     missing.extend(adopt_partials(&slots, &mut saved).map_err(disk)?);
@@ -80,6 +78,7 @@ pub fn begin<D: Disk>(
     restore(&mut merger, &mut saved);
     let shared = Shared::new(merger, slots, terms.undecodable, terms.clock);
     let delivered = finish_intents(&shared, terms.placement, intents)?;
+    mark_partials(shared.slots.store(), store).map_err(Failure::Ledger)?.map_err(disk)?;
     Ok(Some(Begun { shared, delivered, decisions }))
 }
 

@@ -23,6 +23,7 @@ pub enum Mutation {
     PresentPartialDelivered,
     RecoveryBarrierDropped,
     ClosedForgotten,
+    OldLedgerBelieved,
     // Merge and partition tasks.
     AttemptIgnored,
     SettledIsStaged,
@@ -41,7 +42,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 22] = [
+    pub const ALL: [Mutation; 23] = [
         Mutation::ContentBarrierDropped,
         Mutation::PartialNamesBarrierDropped,
         Mutation::LedgerBeforeBarrier,
@@ -52,6 +53,7 @@ impl Mutation {
         Mutation::PresentPartialDelivered,
         Mutation::RecoveryBarrierDropped,
         Mutation::ClosedForgotten,
+        Mutation::OldLedgerBelieved,
         Mutation::AttemptIgnored,
         Mutation::SettledIsStaged,
         Mutation::PassedBeforeWritten,

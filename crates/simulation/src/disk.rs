@@ -7,6 +7,7 @@ use crate::inode::Inode;
 use crate::names::{Directory, Entry, OUTPUT, PARTIALS, Slot};
 use downloader::simulation::{Disk, PartialFile, Touched};
 use fsio::{Collision, FileAttributes, Published, Space};
+use protocol::{Digest, whole_digest};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -80,6 +81,8 @@ struct State {
     others: u64,
     /// A failed write-back that the whole filesystem was not told of.
     error: bool,
+    /// Replaced by a rename behind a barrier: the old one or the new one.
+    partials_id: Option<String>,
     honest_syncfs: bool,
     appeared: Vec<Appeared>,
 }
@@ -176,6 +179,7 @@ impl SimDisk {
             total,
             others: 0,
             error: false,
+            partials_id: None,
             honest_syncfs,
             appeared: Vec::new(),
         };
@@ -367,6 +371,23 @@ impl Disk for SimDisk {
         Ok(partials.filter_map(|(_, name)| String::from_utf8(name.clone()).ok()).collect())
     }
 
+    fn partials_id(&self) -> io::Result<Option<String>> {
+        let mut state = self.state();
+        state.operation("partials id", 0)?;
+        Ok(state.partials_id.clone())
+    }
+
+    fn set_partials_id(&self, id: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation("new partials id", 0)?;
+        if state.available() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.partials_id = Some(id.to_owned());
+        state.step();
+        Ok(())
+    }
+
     fn sync_partials(&self) -> io::Result<()> {
         self.state().sync_names(PARTIALS)
     }
@@ -398,6 +419,16 @@ impl Disk for SimDisk {
 
     fn syncfs_is_a_barrier(&self) -> bool {
         self.state().honest_syncfs
+    }
+
+    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
+        self.state().operation("holds", size)?;
+        let is_it = |file: &Visible| {
+            file.path == destination
+                && file.bytes.len() as u64 == size
+                && whole_digest(&file.bytes) == *digest
+        };
+        Ok(self.visible().iter().any(is_it))
     }
 
     fn space(&self) -> io::Result<Space> {

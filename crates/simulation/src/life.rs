@@ -53,9 +53,10 @@ pub fn live(world: &mut World<'_>) {
     let mut memory = Copies::default();
     let mut steps = 0;
     loop {
-        let dies = !world.calm && world.plan.crash_within > 0;
+        // A start that always dies would never come to an end.
+        let dies = !world.calm && world.plan.crash_within > 0 && steps <= world.plan.steps;
         // Often during the start, also of the life after a death during the start.
-        let within = if world.dice.chance(300) { 8 } else { world.plan.crash_within };
+        let within = if world.dice.chance(300) { 12 } else { world.plan.crash_within };
         let crash_in = dies.then(|| world.dice.below(within));
         world.disk.crash_in(crash_in);
         let life = AssertUnwindSafe(|| one_life(world, &mut store, &group, &mut steps));
@@ -106,7 +107,9 @@ impl Copies {
         if world.calm || world.plan.forgets == 0 {
             return;
         }
-        if world.dice.chance(300) {
+        // Whoever put an old copy back does it again: a host that is rolled back at every start.
+        let again = self.restored > 0 && world.dice.chance(500);
+        if self.restored == 0 && world.dice.chance(300) {
             let directory = self.directory.get_or_insert_with(|| {
                 let memory = std::path::Path::new("/dev/shm");
                 let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -114,8 +117,8 @@ impl Copies {
             });
             self.made += 1;
             store.copy_to(&directory.path().join(self.made.to_string())).expect("a ledger can be copied");
-        } else if world.dice.chance(world.plan.forgets) {
-            let copy = self.directory.as_ref().filter(|_| world.dice.chance(500));
+        } else if again || world.dice.chance(world.plan.forgets) {
+            let copy = self.directory.as_ref().filter(|_| again || world.dice.chance(700));
             world.trace.note("downloader forgets", copy.map_or(0, |_| self.made), 0);
             world.oracle.forgot = true;
             let path = copy.map_or_else(
@@ -152,7 +155,6 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
         placement: &placement,
         undecodable: Counter::default(),
         clock: world.clock.clone(),
-        partials_are_known: true,
     };
     let partitions = world.broker.logs.len();
     let logs = &world.broker.logs;

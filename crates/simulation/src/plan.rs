@@ -73,7 +73,7 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut dice = Dice::new(seed, 0);
         let mut maybe = |share: u64, values: &[u64]| if dice.chance(share) { dice.pick(values) } else { 0 };
-        let crash_within = maybe(850, &[8, 30, 120]);
+        let crash_within = maybe(850, &[12, 40, 150]);
         let power_cuts = maybe(800, &[300, 700, 1000]);
         let uploader_deaths = maybe(600, &[5, 20, 50]);
         let trouble = maybe(600, &[30, 150, 400]);
@@ -87,8 +87,9 @@ impl Plan {
         let taken = maybe(300, &[20, 60]);
         let orderly = maybe(400, &[5, 20]);
         let jumps = maybe(500, &[20]);
-        let forgets = maybe(100, &[50, 200]);
-        let stalls = maybe(250, &[500, 3_000]);
+        let forgets = maybe(100, &[100, 400]);
+        // What was set aside is lost with the state directory: that is its price.
+        let stalls = if forgets == 0 { maybe(250, &[500, 3_000]) } else { 0 };
         let fills = maybe(300, &[1]) == 1;
         let operation = maybe(300, &[2, 10]);
         let barrier = maybe(450, &[10, 60, 200]);
@@ -102,7 +103,7 @@ impl Plan {
             _ => 1000 + dice.index(7000),
         };
         let sizes = (0..count).map(|_| size(&mut dice)).collect();
-        Plan {
+        let mut plan = Plan {
             partitions: 1 + dice.index(4),
             chunk: dice.pick(&[1024, 1024, 2048]),
             sizes,
@@ -131,6 +132,14 @@ impl Plan {
             jumps,
             stalled_after: if stalls == 0 { u64::MAX } else { stalls },
             forgets,
+        };
+        if forgets > 0 {
+            // Long enough for a copy, what is delivered after it, and two returns to it.
+            plan.steps += 500;
+            plan.crash_within = 60;
+            plan.sizes.truncate(4);
+            plan.sizes.iter_mut().for_each(|size| *size += 3_000);
         }
+        plan
     }
 }

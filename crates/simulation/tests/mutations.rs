@@ -52,6 +52,7 @@ noticed! {
     present_partial_taken_for_delivered: PresentPartialDelivered,
     barrier_of_the_start_dropped: RecoveryBarrierDropped,
     closed_numbers_forgotten: ClosedForgotten,
+    old_ledger_believed: OldLedgerBelieved,
     attempt_ignored: AttemptIgnored,
     settled_is_staged: SettledIsStaged,
     partition_passed_before_the_write: PassedBeforeWritten,

@@ -71,7 +71,6 @@ fn a_partial_made_while_its_file_ends_is_removed() {
         placement: &placement,
         undecodable: Counter::default(),
         clock: Clock::set(Arc::clone(&time)),
-        partials_are_known: true,
     };
     let from = |partition| Decision { partition, offset: 0, lost: None, low: 0, ahead: None };
     let disk = PartialStore::open(output.path()).unwrap();

@@ -368,7 +368,10 @@ impl Uploader {
 
     /// Nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.engine.scheduler.is_idle() && !self.engine.is_something_out() && self.engine.parked.is_empty()
+        self.engine.scheduler.transfers().next().is_none()
+            && self.engine.scheduler.queued() == 0
+            && !self.engine.is_something_out()
+            && self.engine.parked.is_empty()
     }
 
     /// Everything that was asked for is written into the ledger.
