@@ -127,9 +127,16 @@ impl Volume {
         let tmpfs = Mount::tmpfs(below, ENOUGH)?;
         // Nothing may be discarded or set up later: the tables take their room now.
         let options: &[&str] = match filesystem {
-            FileSystem::Ext4 => {
-                &["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-J", "size=4", "-N", "2048"]
-            }
+            FileSystem::Ext4 => &[
+                "-b",
+                "4096",
+                "-E",
+                "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+                "-J",
+                "size=4",
+                "-N",
+                "2048",
+            ],
             FileSystem::Xfs => &["-K"],
         };
         let image = below.join("image");
@@ -178,6 +185,9 @@ impl Volume {
 
     fn try_mount(&mut self) -> Result<(), String> {
         let device = attach(&self.image)?;
+        if self.below.is_some() {
+            write_page_by_page(&device)?;
+        }
         // The one before may live on, dead, in a mount namespace that somebody else has made meanwhile.
         let options = if self.filesystem == FileSystem::Xfs { "rw,nouuid" } else { "rw" };
         let mounted = run(Command::new("mount").args(["-o", options]).arg(&device).arg(&self.at));
@@ -279,6 +289,14 @@ fn sweep() {
             let _ = run(Command::new("umount").arg("-l").arg(place));
         }
     });
+}
+
+/// Makes a loop device write page by page. A longer request of which the backing store takes the first part only is reported as
+/// done by the kernel: a disk that lies, and no daemon can do anything about that.
+fn write_page_by_page(device: &str) -> Result<(), String> {
+    let name = device.trim_start_matches("/dev/");
+    let setting = format!("/sys/block/{name}/queue/max_sectors_kb");
+    std::fs::write(&setting, "4").map_err(|error| format!("{setting}: {error}"))
 }
 
 /// A free loop device for the image; another process may take the one that was found, so it is tried again.
