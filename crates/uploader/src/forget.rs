@@ -1,7 +1,7 @@
 //! Forgets files that are long gone from the spool, so that the ledger does not grow for ever where others clean up.
 //!
 //! Looks once a day, slowly. What must never happen here: forgetting because a folder is not mounted. A file must be
-//! missing at every look of a week before its entry goes; forgotten, it would be sent again if it came back.
+//! missing at every look of a week, at least at seven, before its entry goes; forgotten, it would be sent again if it came back.
 
 use crate::records::Change;
 use crate::spool::SpoolDir;
@@ -22,8 +22,10 @@ use std::time::Duration;
 const FIRST_LOOK: Duration = Duration::from_secs(10 * 60);
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-/// A file must be missing for so long, in milliseconds.
+/// A file must be missing for so long, in milliseconds…
 const MISSING_MS_MIN: i64 = 7 * 24 * 60 * 60 * 1_000;
+/// …and at so many looks: a clock that was set from 1970 to today has seen no week, and neither have seven restarts.
+const MISSING_LOOKS_MIN: i64 = 7;
 /// Entries looked at in one go…
 const PAGE_ROWS: usize = 1_000;
 /// …and the pause after each.
@@ -86,7 +88,7 @@ fn look(
     let mut after = Vec::new();
     loop {
         let rows = page(&connection, &spool.name, &after)?;
-        let Some((last, _)) = rows.last() else { return Ok(()) };
+        let Some((last, ..)) = rows.last() else { return Ok(()) };
         after = last.as_bytes().to_vec();
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let found = judge(&folder, &spool.name, rows, now_ms);
@@ -98,15 +100,17 @@ fn look(
     }
 }
 
-type Entry = (RelativePath, Option<i64>);
+/// A file, since when it is missing, and at how many looks it was.
+type Entry = (RelativePath, Option<i64>, i64);
 
 fn page(connection: &Connection, spool: &str, after: &[u8]) -> rusqlite::Result<Vec<Entry>> {
-    let sql = "SELECT path, missing_ms FROM sent WHERE spool = ? AND path > ? ORDER BY path LIMIT ?";
+    let sql =
+        "SELECT path, missing_ms, missing_looks FROM sent WHERE spool = ? AND path > ? ORDER BY path LIMIT ?";
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map(params![spool, after, PAGE_ROWS as i64], |row| {
         let path = RelativePath::new(row.get::<_, Vec<u8>>(0)?)
             .map_err(|_| rusqlite::Error::InvalidColumnName("path: damaged".into()))?;
-        Ok((path, row.get(1)?))
+        Ok((path, row.get(1)?, row.get(2)?))
     })?;
     rows.collect()
 }
@@ -114,7 +118,7 @@ fn page(connection: &Connection, spool: &str, after: &[u8]) -> rusqlite::Result<
 /// Which entries changed their standing.
 fn judge(folder: &OwnedFd, spool: &str, rows: Vec<Entry>, now_ms: i64) -> Change {
     let (mut present, mut missing, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-    for (path, missing_ms) in rows {
+    for (path, missing_ms, looks) in rows {
         let found = rustix::fs::statat(
             folder,
             Path::new(OsStr::from_bytes(path.as_bytes())),
@@ -123,8 +127,14 @@ fn judge(folder: &OwnedFd, spool: &str, rows: Vec<Entry>, now_ms: i64) -> Change
         let absent = matches!(found, Err(Errno::NOENT | Errno::NOTDIR));
         match missing_ms {
             Some(_) if found.is_ok() => present.push(path),
-            None if absent => missing.push(path),
-            Some(since) if absent && now_ms.saturating_sub(since) >= MISSING_MS_MIN => gone.push(path),
+            Some(since)
+                if absent
+                    && now_ms.saturating_sub(since) >= MISSING_MS_MIN
+                    && looks + 1 >= MISSING_LOOKS_MIN =>
+            {
+                gone.push(path);
+            }
+            _ if absent => missing.push(path),
             _ => {}
         }
     }
@@ -137,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_missing_for_a_week_is_forgotten() {
+    fn only_what_is_missing_for_a_week_and_at_seven_looks_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("here"), "x").unwrap();
         std::fs::write(directory.path().join("back"), "x").unwrap();
@@ -145,18 +155,20 @@ mod tests {
         let path = |name: &str| RelativePath::new(name).unwrap();
         let now_ms = 10 * MISSING_MS_MIN;
         let rows = vec![
-            (path("here"), None),
-            (path("back"), Some(0)),
-            (path("new/gap"), None),
-            (path("here/below-a-file"), None),
-            (path("week"), Some(now_ms - MISSING_MS_MIN)),
-            (path("day"), Some(now_ms - 1)),
+            (path("here"), None, 0),
+            (path("back"), Some(0), 9),
+            (path("new/gap"), None, 0),
+            (path("here/below-a-file"), None, 0),
+            (path("week"), Some(now_ms - MISSING_MS_MIN), 6),
+            (path("day"), Some(now_ms - 1), 9),
+            // The clock was in 1970 at the look before.
+            (path("jump"), Some(5_000), 1),
         ];
         let Change::Seen { present, missing, gone, .. } = judge(&folder, "in", rows, now_ms) else {
             panic!("another change");
         };
         assert_eq!(present, [path("back")]);
-        assert_eq!(missing, [path("new/gap"), path("here/below-a-file")]);
+        assert_eq!(missing, ["new/gap", "here/below-a-file", "day", "jump"].map(path));
         assert_eq!(gone, [path("week")]);
     }
 }

@@ -53,6 +53,10 @@ pub const SCHEMA: Schema = Schema {
         -- The uploader's name in the transfer's records; empty: not known.
         ALTER TABLE transfer ADD COLUMN uploader TEXT NOT NULL DEFAULT '';
     ",
+        "
+        -- At how many looks it was missing in a row: the date alone does not say how much time has passed.
+        ALTER TABLE sent ADD COLUMN missing_looks INTEGER NOT NULL DEFAULT 0;
+    ",
     ],
 };
 
@@ -156,7 +160,7 @@ pub enum Change {
         spool: String,
         /// Counted as missing, and there again.
         present: Vec<RelativePath>,
-        /// Missing from now on.
+        /// Missing at this look, too.
         missing: Vec<RelativePath>,
         /// Missing for so long that they need not be remembered.
         gone: Vec<RelativePath>,
@@ -340,13 +344,17 @@ pub fn apply(tx: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
             tx.prepare_cached(sql)?.execute([place_key(spool), place.to_text()]).map(drop)
         }
         Change::Seen { spool, present, missing, gone, now_ms } => {
-            let mut mark =
-                tx.prepare_cached("UPDATE sent SET missing_ms = ? WHERE spool = ? AND path = ?")?;
+            let sql = "UPDATE sent SET missing_ms = NULL, missing_looks = 0 WHERE spool = ? AND path = ?";
+            let mut there = tx.prepare_cached(sql)?;
             for path in present {
-                mark.execute(params![None::<i64>, spool, path.as_bytes()])?;
+                there.execute(params![spool, path.as_bytes()])?;
             }
+            // A first time that lies ahead was said by a wrong clock.
+            let sql = "UPDATE sent SET missing_ms = MIN(COALESCE(missing_ms, ?1), ?1), missing_looks = missing_looks + 1
+                       WHERE spool = ?2 AND path = ?3";
+            let mut count = tx.prepare_cached(sql)?;
             for path in missing {
-                mark.execute(params![now_ms, spool, path.as_bytes()])?;
+                count.execute(params![now_ms, spool, path.as_bytes()])?;
             }
             // Not one that was sent again in the meantime.
             let sql = "DELETE FROM sent WHERE spool = ? AND path = ? AND missing_ms IS NOT NULL";
@@ -421,7 +429,7 @@ fn done(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     let sql =
-        "INSERT OR REPLACE INTO sent SELECT spool, path, ino, size, mtime_seconds, mtime_nanos, ?3, ?4, NULL
+        "INSERT OR REPLACE INTO sent SELECT spool, path, ino, size, mtime_seconds, mtime_nanos, ?3, ?4, NULL, 0
                FROM transfer WHERE incarnation = ?1 AND sequence = ?2";
     tx.prepare_cached(sql)?.execute(params![id.incarnation as i64, id.sequence as i64, digest, now_ms])?;
     if kept { delete(tx, id) } else { set_state(tx, id, "done", Some(digest)) }
