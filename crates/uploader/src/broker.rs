@@ -19,7 +19,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// Least time between two look-ups that somebody asked for.
 const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The question for rights holds nothing up for longer.
-const RIGHTS_TIMEOUT: Duration = Duration::from_secs(1);
+const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What is said of a broker that is away goes under this key.
 const AWAY: &str = "away";
