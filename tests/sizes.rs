@@ -68,6 +68,8 @@ fn five_gib_arrive_in_constant_memory() {
         file.write_all(&(at | 1).to_le_bytes()[..5]).unwrap();
     }
     file.sync_all().unwrap();
+    // As long as it is open for writing it is held back.
+    drop(file);
     let mut down = rig.downloader(&[]);
     let mut up = rig.uploader(&["--settle", "0s"]);
     up.wait_for_line("huge.bin: uploaded, 5368709120 bytes in 5202 chunk(s), P00=", LONG * 4);
