@@ -137,7 +137,12 @@ pub fn partials_are_known<D: Disk>(disk: &D, store: &Store) -> Result<io::Result
 /// here or of the ledger, will be noticed.
 pub fn mark_partials<D: Disk>(disk: &D, store: &mut Store) -> Result<io::Result<()>, ledger::Error> {
     let id = uuid::Uuid::new_v4().to_string();
-    store.set_meta(PARTIALS_ID_NEXT, &id)?;
+    let found = match disk.partials_id() {
+        Ok(found) => found,
+        Err(error) => return Ok(Err(error)),
+    };
+    // What is there now stays known: it may be the next one of a start that was killed.
+    store.set_metas(&[(PARTIALS_ID, found.as_deref()), (PARTIALS_ID_NEXT, Some(&id))])?;
     match disk.set_partials_id(&id) {
         Ok(()) => {}
         // The old one stays; a full disk is waited for by those who need more than this.
@@ -162,5 +167,34 @@ pub fn lock_stop(error: LockError, path: &Path, folder: &Path) -> Stop {
             Stop::new(Exit::AlreadyRunning, message)
         }
         LockError::Io(error) => Stop::io(format!("cannot lock {}", path.display()), &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn the_folder_of_the_partials_stays_known_when_two_starts_are_killed_while_they_mark_it() {
+        let output = tempfile::tempdir().unwrap();
+        let disk = fsio::PartialStore::open(output.path()).unwrap();
+        let mut store = Store::open(Path::new(":memory:")).unwrap();
+        let known = |store: &Store| partials_are_known(&disk, store).unwrap().unwrap();
+        mark_partials(&disk, &mut store).unwrap().unwrap();
+        let first = store.meta(PARTIALS_ID).unwrap();
+        mark_partials(&disk, &mut store).unwrap().unwrap();
+        // Killed between the file and the ledger's last word...
+        store.set_metas(&[(PARTIALS_ID, first.as_deref())]).unwrap();
+        assert!(known(&store));
+        // ...and the next one between its first word and the file.
+        let in_the_way = output.path().join(".streamsend/partial/id.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(mark_partials(&disk, &mut store).unwrap().is_err());
+        assert!(known(&store));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        mark_partials(&disk, &mut store).unwrap().unwrap();
+        disk.set_partials_id("of a copy").unwrap();
+        assert!(!known(&store));
     }
 }

@@ -147,6 +147,16 @@ impl Store {
         self.ledger.transaction(|tx| write_meta(tx, key, value))
     }
 
+    /// Remembers or forgets several single values at once.
+    pub fn set_metas(&mut self, values: &[(&str, Option<&str>)]) -> Result<(), ledger::Error> {
+        self.ledger.transaction(|tx| {
+            values.iter().try_for_each(|(key, value)| match value {
+                Some(value) => write_meta(tx, key, value),
+                None => tx.execute("DELETE FROM meta WHERE key = ?1", [key]).map(|_| ()),
+            })
+        })
+    }
+
     /// Forgets positions and open transfers: the topic they belonged to is gone. Closed ids stay closed, and the new
     /// topic is read from its beginning.
     pub fn forget_topic(&mut self, new_topic_id: &str) -> Result<(), ledger::Error> {

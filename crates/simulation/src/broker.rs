@@ -196,6 +196,9 @@ impl Broker {
         let (id, attempt) = (record.header.transfer, record.header.attempt.0);
         let size = record.header.file.size;
         trace.note("append", handed.partition as u64, id.sequence ^ size);
+        trace.say(|| {
+            format!("    {:?} {:?} of {id}, attempt {attempt}", record.body.kind(), record.header.file.path)
+        });
         match record.body {
             Body::Abort => {
                 if self.ended.iter().any(|(ended, _)| *ended == id) {

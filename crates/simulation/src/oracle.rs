@@ -3,6 +3,7 @@
 //! What must never happen here: believing what a daemon says of itself.
 
 use crate::broker::{Broker, Logged};
+use crate::dice::Trace;
 use crate::disk::{SimDisk, Visible};
 use crate::spool::{SimSpool, content};
 use protocol::TransferId;
@@ -132,9 +133,13 @@ impl Oracle {
     }
 
     /// Looks at what became visible just now.
-    pub fn look_at_new(&mut self, spool: &SimSpool, disk: &SimDisk) {
+    pub fn look_at_new(&mut self, spool: &SimSpool, disk: &SimDisk, trace: &Trace) {
         for appeared in disk.take_appeared() {
-            self.judge(spool, &appeared.path, &appeared.bytes, "when it appeared");
+            let found = self.judge(spool, &appeared.path, &appeared.bytes, "when it appeared");
+            trace.say(|| {
+                let path = String::from_utf8_lossy(&appeared.path).into_owned();
+                format!("    {path} from {}: (file, version) {found:?}", appeared.partial)
+            });
             if let Some((id, _attempt)) = appeared.partial.rsplit_once('-') {
                 self.by_id.insert(id.to_owned(), appeared.inode);
             }

@@ -280,6 +280,7 @@ impl<'s> World<'s> {
             self.broker.take(record);
         }
         while let Some(answer) = uploader.answer() {
+            self.trace.say(|| format!("    answered: {answer:?}"));
             if let Some(number) = self.spool.number_of(answer.path.as_bytes()) {
                 self.spool.with(number, |file| file.offered = false);
             }
@@ -297,6 +298,7 @@ impl<'s> World<'s> {
             return;
         }
         let ready = uploader::spool::Ready { spool: 0, path, identity, mode: 0o644 };
+        self.trace.say(|| format!("    handed over: {ready:?}"));
         if uploader.offer(ready) {
             self.spool.with(number, |file| file.offered = true);
         }
@@ -304,7 +306,7 @@ impl<'s> World<'s> {
 
     /// Looks at what became visible.
     pub fn look(&mut self) {
-        self.oracle.look_at_new(&self.spool, &self.disk);
+        self.oracle.look_at_new(&self.spool, &self.disk, &self.trace);
     }
 
     /// The downloader's process died, or the power was cut.
