@@ -22,6 +22,8 @@ mod search;
 
 use search::{Asked, Found, Search};
 
+/// How soon the end of the run, or a case that has come due, is seen; an idle daemon does no more than this.
+const TURN: Duration = Duration::from_secs(1);
 /// One look at one place.
 const PROBE: Duration = Duration::from_secs(15);
 /// Between two looks that failed for another reason than the bytes.
@@ -135,7 +137,7 @@ impl Cases {
 
     fn wait(&self) {
         // A wake-up without cause only makes the caller look again.
-        let _ = self.wake.wait_timeout(self.lock(), Duration::from_millis(500));
+        let _ = self.wake.wait_timeout(self.lock(), TURN);
     }
 }
 

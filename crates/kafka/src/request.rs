@@ -244,6 +244,13 @@ impl<'c> Request<'c> {
         }
     }
 
+    fn ask_offsets(&self, topic: &str, wanted: &PartitionList, deadline: Instant) -> Result<Event> {
+        self.run(deadline, sys::RD_KAFKA_EVENT_LISTOFFSETS_RESULT, topic, |rk, options, queue| {
+            // SAFETY: all live for the call; librdkafka copies the list.
+            unsafe { sys::rd_kafka_ListOffsets(rk, wanted.as_ptr(), options, queue) }
+        })
+    }
+
     /// `wanted` holds a time, or -1 (latest) or -2 (earliest), in each offset.
     pub(crate) fn list_offsets(
         &self,
@@ -251,11 +258,7 @@ impl<'c> Request<'c> {
         wanted: &PartitionList,
         deadline: Instant,
     ) -> Result<Vec<Entry>> {
-        let event =
-            self.run(deadline, sys::RD_KAFKA_EVENT_LISTOFFSETS_RESULT, topic, |rk, options, queue| {
-                // SAFETY: all live for the call; librdkafka copies the list.
-                unsafe { sys::rd_kafka_ListOffsets(rk, wanted.as_ptr(), options, queue) }
-            })?;
+        let event = self.ask_offsets(topic, wanted, deadline)?;
         let mut count = 0;
         // SAFETY: the event is of that kind; the array belongs to it and has `count` entries, each with a partition.
         unsafe {
@@ -274,11 +277,7 @@ impl<'c> Request<'c> {
         wanted: &PartitionList,
         deadline: Instant,
     ) -> Result<Vec<i64>> {
-        let event =
-            self.run(deadline, sys::RD_KAFKA_EVENT_LISTOFFSETS_RESULT, topic, |rk, options, queue| {
-                // SAFETY: all live for the call; librdkafka copies the list.
-                unsafe { sys::rd_kafka_ListOffsets(rk, wanted.as_ptr(), options, queue) }
-            })?;
+        let event = self.ask_offsets(topic, wanted, deadline)?;
         let mut count = 0;
         // SAFETY: the event is of that kind; the array belongs to it and has `count` entries, each with a partition.
         unsafe {

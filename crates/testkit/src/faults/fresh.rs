@@ -6,6 +6,7 @@
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::oracle::Oracle;
+use super::traffic::judge_and_say;
 use super::{Row, Scenario};
 use crate::broker::shared_broker;
 use crate::rig::Rig;
@@ -40,16 +41,9 @@ fn fresh(seed: u64, times: u32) -> Row {
         let args = ["--settle", "0s", "--set", &create, "--set", "kafka.enable.idempotence=true"];
         let (down, up) = (rig.downloader(&[]), rig.uploader(&args));
         row.injected += 1;
-        let mut oracle = Oracle::of_spool(&rig.spool);
+        let oracle = Oracle::of_spool(&rig.spool);
         wait_until(LONG * 2, || oracle.is_complete(&rig.output));
-        let tails = [up.tail(), down.tail()];
-        drop((up, down));
-        oracle.saw(watcher.finish());
-        let verdict = rig.judged(&oracle);
-        if !verdict.is_clean() {
-            eprintln!("uploader:\n{}downloader:\n{}", tails[0], tails[1]);
-        }
-        row.add(&verdict);
+        judge_and_say(&rig, oracle, watcher, (up, down), &mut row);
         // A hundred open partitions are no burden for the tests that follow.
         let _ = shared_broker().admin(&rig.topic).delete_topic(LONG);
     }

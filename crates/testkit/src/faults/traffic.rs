@@ -147,23 +147,34 @@ impl Traffic {
     }
 
     /// The same with expectations of the scenario's own.
-    pub(super) fn judge_by(mut self, mut oracle: Oracle, row: &mut Row) -> Rig {
+    pub(super) fn judge_by(mut self, oracle: Oracle, row: &mut Row) -> Rig {
         self.pause();
         wait_until(LONG * 2, || oracle.is_complete(&self.rig.output));
         let (rig, watcher, mut up, mut down) = (self.rig, self.watcher, self.up, self.down);
         for daemon in [&mut up, &mut down] {
             assert_eq!(daemon.try_exit(), None, "a daemon ended by itself:\n{}", daemon.tail());
         }
-        let tails = [up.tail(), down.tail()];
-        drop((up, down));
-        oracle.saw(watcher.finish());
-        let verdict = rig.judged(&oracle);
-        if !verdict.is_clean() {
-            eprintln!("uploader:\n{}downloader:\n{}", tails[0], tails[1]);
-        }
-        row.add(&verdict);
+        judge_and_say(&rig, oracle, watcher, (up, down), row);
         rig
     }
+}
+
+/// Ends both daemons and judges; shows what they said last if anything is wrong.
+pub(super) fn judge_and_say(
+    rig: &Rig,
+    mut oracle: Oracle,
+    watcher: Watcher,
+    (up, down): (Daemon, Daemon),
+    row: &mut Row,
+) {
+    let tails = [up.tail(), down.tail()];
+    drop((up, down));
+    oracle.saw(watcher.finish());
+    let verdict = rig.judged(&oracle);
+    if !verdict.is_clean() {
+        eprintln!("uploader:\n{}downloader:\n{}", tails[0], tails[1]);
+    }
+    row.add(&verdict);
 }
 
 struct Dropping {
