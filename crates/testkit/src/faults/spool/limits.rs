@@ -96,9 +96,10 @@ fn overflow(row: &mut Row, random: &mut StdRng) {
     let lowered = Lowered::queue(random.random_range(16..128));
     // The periodic scan is far away: what the events lost must be noticed.
     let mut up = rig.uploader(&["--settle", "0s", "--log-level", "debug", "--set", "spool.scan_interval=1h"]);
+    // Not before that line: the check at the start has a watch of its own for a moment, with a queue of its own.
+    up.wait_for_line("successfully started", LONG);
     assert!(wait_until(LONG, || watches(up.pid())), "the uploader does not watch:\n{}", up.tail());
     drop(lowered);
-    up.wait_for_line("successfully started", LONG);
     // A process that stands still for a moment reads no events: on an idle machine it would keep up.
     up.signal(Signal::STOP);
     for number in 0..files {
