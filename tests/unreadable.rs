@@ -3,7 +3,7 @@
 use crate::rig::{Rig, STOP, count};
 use std::path::Path;
 use testkit::page::LISTEN;
-use testkit::raw::{self, Codec, RawRecord};
+use testkit::raw::{self, Codec, Damage, RawRecord};
 use testkit::{Broker, LONG, Page, wait_until};
 
 /// Rows of the ledger's table of skipped ranges: partition, first, beyond.
@@ -84,21 +84,7 @@ fn files_whose_records_were_in_a_skipped_batch_are_named() {
 #[test]
 fn a_flipped_bit_on_the_brokers_disk_costs_its_batch_and_is_named() {
     for licensed in [false, true] {
-        let mut broker = Broker::start();
-        let rig = Rig::at("flip", &broker.bootstrap());
-        let rig = if licensed { rig.licensed() } else { rig };
-        broker.create_topic(&rig.topic, 1, &[]);
-        let mut source = rig.source(62);
-        source.write("a-good", 2_500_000);
-        rig.upload_once(&[]);
-        let high = broker.admin(&rig.topic).watermarks(0, LONG).unwrap().high;
-        source.write("b-bad", 5_000_000);
-        rig.upload_once(&[]);
-        source.write("c-good", 2_500_000);
-        rig.upload_once(&[]);
-        broker.stop();
-        let (first, beyond) = raw::flip_a_bit(&broker, &rig.topic, 0, high + 2);
-        broker.start_again();
+        let (rig, _broker, (first, beyond)) = damaged(licensed, Damage::Record);
         let mut down = rig.downloader(&LISTEN);
         let line = down.wait_for_line("cannot be read and are skipped", LONG);
         assert!(line.contains(&format!("records {first} to {}", beyond - 1)), "{line}");
@@ -115,6 +101,94 @@ fn a_flipped_bit_on_the_brokers_disk_costs_its_batch_and_is_named() {
         assert_eq!(down.wait_exit(STOP), 0);
         assert_eq!(skipped(&rig.state("down")), [(0, first, beyond)]);
     }
+}
+
+/// The output holds these files of the spool and no others.
+fn assert_delivered(rig: &Rig, names: &[&str]) {
+    assert_eq!(count(&rig.output), names.len());
+    for name in names {
+        assert!(
+            std::fs::read(rig.spool.join(name)).unwrap() == std::fs::read(rig.output.join(name)).unwrap(),
+            "{name}"
+        );
+    }
+}
+
+/// A topic on a broker of its own: file `a-good`, file `b-bad` with a damaged batch in its middle, file `c-good`. Returns
+/// first offset of the batch and the one behind its last.
+fn damaged(licensed: bool, damage: Damage) -> (Rig, Broker, (i64, i64)) {
+    let mut broker = Broker::start();
+    let rig = Rig::at("damage", &broker.bootstrap());
+    let rig = if licensed { rig.licensed() } else { rig };
+    broker.create_topic(&rig.topic, 1, &[]);
+    let mut source = rig.source(62);
+    source.write("a-good", 2_500_000);
+    rig.upload_once(&[]);
+    let high = broker.admin(&rig.topic).watermarks(0, LONG).unwrap().high;
+    source.write("b-bad", 5_000_000);
+    rig.upload_once(&[]);
+    source.write("c-good", 2_500_000);
+    rig.upload_once(&[]);
+    broker.stop();
+    let places = raw::damage(&broker, &rig.topic, 0, high + 2, damage);
+    broker.start_again();
+    (rig, broker, places)
+}
+
+#[test]
+fn damage_in_the_head_of_a_batch_costs_its_batch_and_is_named() {
+    let damages = [
+        Damage::Format(7),
+        Damage::Length(1000),
+        Damage::Length(-1000),
+        Damage::LastOffset(5),
+        Damage::Count(5),
+    ];
+    for damage in damages {
+        println!("{damage:?}");
+        let (rig, _broker, (first, beyond)) = damaged(true, damage);
+        let down = rig.downloader(&LISTEN);
+        let line = down.wait_for_line("cannot be read and are skipped", LONG);
+        assert!(line.contains(&format!("records {first} to {}", beyond - 1)), "{line}");
+        down.wait_for_line("b-bad: lost: ", LONG);
+        assert!(wait_until(LONG, || count(&rig.output) == 2), "{}", down.tail());
+        assert_delivered(&rig, &["a-good", "c-good"]);
+    }
+}
+
+#[test]
+fn a_file_whose_batch_claims_another_offset_is_whole_or_named() {
+    for (by, whole) in [(3, true), (1 << 40, true), (-2, false)] {
+        println!("offset {by:+}");
+        let (rig, _broker, _) = damaged(true, Damage::FirstOffset(by));
+        let down = rig.downloader(&LISTEN);
+        down.wait_for_line("c-good: delivered, ", LONG);
+        if whole {
+            down.wait_for_line("b-bad: delivered, ", LONG);
+            rig.assert_same();
+        } else {
+            down.wait_for_line("b-bad: lost: ", LONG);
+            assert_delivered(&rig, &["a-good", "c-good"]);
+        }
+    }
+}
+
+#[test]
+fn a_place_that_the_broker_gives_nothing_of_is_said_and_goes_on_when_its_records_are_deleted() {
+    // The broker takes such a length for the end of its file: it gives neither record nor error.
+    let (rig, broker, (first, beyond)) = damaged(true, Damage::Length(1 << 30));
+    let down = rig.downloader(&LISTEN);
+    down.wait_for_line("a-good: delivered, ", LONG);
+    let place = format!("P00 offset {first}: the broker has records up to ");
+    let line = down.wait_for_line(&place, LONG);
+    assert!(line.contains("WARN") && line.contains("asking with another client"), "{line}");
+    let line = down.wait_for_line("gives none of them, to another client neither", LONG);
+    assert!(line.contains("ERROR") && line.contains(&place), "{line}");
+    assert!(Page::of(&down).has_error("gives none of them"));
+    broker.admin(&rig.topic).delete_records(&[(0, beyond)], LONG).unwrap();
+    down.wait_for_line("c-good: delivered, ", LONG);
+    down.wait_for_line("b-bad: lost: ", LONG);
+    assert_delivered(&rig, &["a-good", "c-good"]);
 }
 
 #[test]

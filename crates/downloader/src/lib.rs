@@ -19,6 +19,7 @@ mod service;
 mod shared;
 pub mod simulation;
 mod slots;
+mod standing;
 pub mod store;
 mod task;
 mod unreadable;

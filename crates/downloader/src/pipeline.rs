@@ -13,6 +13,7 @@ use crate::positions::{Decision, Known, decide};
 use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
 use crate::shared::{Failure, Shared};
+use crate::standing::{self, Standing, Step};
 use crate::store::Store;
 use crate::task;
 use crate::unreadable::Looker;
@@ -21,8 +22,8 @@ use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Sto
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -67,6 +68,9 @@ pub struct Environment<'a> {
     pub placement: &'a Placement,
     /// What is told about a run.
     pub report: &'a Report,
+    /// Partitions that stand still; a run that is begun for one of them must know it, so this outlives runs. Only the
+    /// housekeeping asks.
+    pub standing: Mutex<Standing>,
 }
 
 /// Runs once.
@@ -377,7 +381,7 @@ impl<'a> Keeper<'a> {
             if context.license.multi_partition() != self.multi {
                 return Ended::Changed;
             }
-            if self.topic_changed() {
+            if self.topic_changed() || self.stands_still() {
                 return Ended::Changed;
             }
             if !self.ends() {
@@ -412,6 +416,32 @@ impl<'a> Keeper<'a> {
             self.environment.report.set_watermarks(&highs(&marks));
         }
         false
+    }
+
+    /// True when another client shall read.
+    fn stands_still(&self) -> bool {
+        let mut standing = crate::lock(&self.environment.standing);
+        let views = self.shared.merger().partitions();
+        let has_case = |partition| self.shared.unreadable.is_looked_into(partition);
+        let (resumed, due) = standing.look(Instant::now(), &views, !self.multi, has_case);
+        resumed
+            .iter()
+            .for_each(|&(partition, position)| standing::say(partition, position, position, Step::Resumed));
+        if !due || self.ends() {
+            return false;
+        }
+        // A broker that is away is said elsewhere: only one that answers can keep something back.
+        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
+        let highs = highs(&marks);
+        self.environment.report.set_watermarks(&highs);
+        let mut renew = false;
+        for (partition, position, step) in standing.judge(Instant::now(), &highs) {
+            let high =
+                highs.iter().find(|(number, _)| *number == partition).map_or(position, |(_, high)| *high);
+            standing::say(partition, position, high, step);
+            renew |= step == Step::Renew;
+        }
+        renew
     }
 
     fn look_for_gaps(&mut self) {

@@ -14,6 +14,7 @@ use daemon::{Context, DownloaderRun, DownloaderSettings, Exit, OnConflict, Stop,
 use fsio::Collision;
 use fsio::lock::DirLock;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 use tracing::{error, warn};
 
@@ -68,6 +69,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
         profile: &profile,
         placement: &placement,
         report: &report,
+        standing: Mutex::default(),
     };
     context.status.started(&format!("waiting for Kafka at {bootstrap}"));
     runs(&environment, &mut store, &mut bound)

@@ -113,6 +113,11 @@ impl Cases {
         taken
     }
 
+    /// Whether the partition waits for what comes out of its case.
+    pub fn is_looked_into(&self, partition: i32) -> bool {
+        self.lock().get(&partition).is_some_and(|case| case.state != State::Reading)
+    }
+
     fn order(&self, partition: i32, order: Order) {
         if let Some(case) = self.lock().get_mut(&partition) {
             case.state = State::Ordered(order);

@@ -246,12 +246,31 @@ fn segments(broker: &Broker, topic: &str, partition: i32) -> Vec<PathBuf> {
     files
 }
 
-/// Flips one bit in the records of the batch that holds an offset, in the segment file of a broker that does not run.
-/// Returns the first offset of the batch and the one behind its last.
+/// What is wrong with a batch on a broker's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// One bit in the middle of its records.
+    Record,
+    /// The byte that says which format it has.
+    Format(u8),
+    /// Its length says so many bytes more or fewer than there are.
+    Length(i32),
+    /// The offset of its first record is so many higher or lower.
+    FirstOffset(i64),
+    /// The distance of its last offset from its first is another one.
+    LastOffset(i32),
+    /// The number of its records is another one.
+    Count(i32),
+    /// Everything from its beginning on is zeros, as after a power cut of a disk that lied; it and what lies behind it.
+    Zeros,
+}
+
+/// Damages the batch that holds an offset, in the segment file of a broker that does not run. Returns the first offset of
+/// the batch and the one behind its last.
 ///
 /// # Panics
 /// When there is no such batch.
-pub fn flip_a_bit(broker: &Broker, topic: &str, partition: i32, offset: i64) -> (i64, i64) {
+pub fn damage(broker: &Broker, topic: &str, partition: i32, offset: i64, damage: Damage) -> (i64, i64) {
     assert!(broker.pid().is_none(), "stop the broker first");
     for path in segments(broker, topic, partition) {
         let mut bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -264,8 +283,7 @@ pub fn flip_a_bit(broker: &Broker, topic: &str, partition: i32, offset: i64) -> 
             };
             let (base, length, last) = (number(0, 8), number(8, 4) as usize, number(23, 4));
             if (base..=base + last).contains(&offset) {
-                let middle = at + BATCH_HEADER + (length + 12 - BATCH_HEADER) / 2;
-                bytes[middle] ^= 0x10;
+                harm(&mut bytes, at, length, damage);
                 std::fs::write(&path, &bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 return (base, base + last + 1);
             }
@@ -273,6 +291,27 @@ pub fn flip_a_bit(broker: &Broker, topic: &str, partition: i32, offset: i64) -> 
         }
     }
     panic!("no batch of {topic}-{partition} holds offset {offset}");
+}
+
+fn harm(bytes: &mut [u8], at: usize, length: usize, damage: Damage) {
+    let add = |bytes: &mut [u8], from: usize, by: i32| {
+        let field = &mut bytes[at + from..at + from + 4];
+        let value = i32::from_be_bytes(field.try_into().unwrap_or_else(|_| unreachable!("four bytes")));
+        field.copy_from_slice(&value.wrapping_add(by).to_be_bytes());
+    };
+    match damage {
+        Damage::Record => bytes[at + BATCH_HEADER + (length + 12 - BATCH_HEADER) / 2] ^= 0x10,
+        Damage::Format(format) => bytes[at + 16] = format,
+        Damage::Length(by) => add(bytes, 8, by),
+        Damage::FirstOffset(by) => {
+            let field = &mut bytes[at..at + 8];
+            let value = i64::from_be_bytes(field.try_into().unwrap_or_else(|_| unreachable!("eight bytes")));
+            field.copy_from_slice(&value.wrapping_add(by).to_be_bytes());
+        }
+        Damage::LastOffset(by) => add(bytes, 23, by),
+        Damage::Count(by) => add(bytes, 57, by),
+        Damage::Zeros => bytes[at..].fill(0),
+    }
 }
 
 #[cfg(test)]

@@ -408,7 +408,14 @@ fn may_be_group(key: &str) -> bool {
 
 /// The most similar of `known`, if it is similar at all, and how much.
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<(&'a str, f64)> {
+    // Each letter more or less is an edit, so lengths alone rule most of them out; comparing takes the product of both.
+    let len = key.chars().count() as f64;
+    let may_be_alike = |candidate: &&str| {
+        let other = candidate.chars().count() as f64;
+        len.min(other) >= ALIKE * len.max(other)
+    };
     known
+        .filter(may_be_alike)
         .map(|candidate| (candidate, strsim::normalized_damerau_levenshtein(key, candidate)))
         .filter(|(_, alike)| *alike >= ALIKE)
         .max_by(|(_, a), (_, b)| a.total_cmp(b))

@@ -147,6 +147,8 @@ struct Partition {
     at_end: bool,
     /// The reader holds a record back.
     held: bool,
+    /// A task has a record of it in its hands.
+    in_hands: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -230,6 +232,9 @@ impl Merger {
     pub fn offer(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
         let header = &record.header;
         self.clock_ms = self.clock_ms.max(now_ms);
+        if let Some(state) = self.partitions.get_mut(&place.partition) {
+            state.in_hands = true;
+        }
         let skip = |merger: &mut Merger, why: Skip| {
             merger.counts.skipped(why);
             Verdict::Skip(why)
@@ -469,7 +474,7 @@ impl Merger {
     pub fn passed(&mut self, partition: i32, next: i64) {
         if let Some(state) = self.partitions.get_mut(&partition) {
             state.received = state.received.max(next);
-            state.at_end = false;
+            (state.at_end, state.in_hands) = (false, false);
         }
     }
 

@@ -73,6 +73,8 @@ pub struct PartitionView {
     pub settled: i64,
     /// The reader stands at the end.
     pub at_end: bool,
+    /// A task has a record of it in its hands: this side is what it waits for.
+    pub in_hands: bool,
 }
 
 /// One file under way.
@@ -107,6 +109,7 @@ impl Merger {
                 staged: state.staged,
                 settled,
                 at_end: state.at_end,
+                in_hands: state.in_hands,
             };
         self.partitions.iter().zip(self.settled()).map(view).collect()
     }
