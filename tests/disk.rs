@@ -128,3 +128,8 @@ fn a_file_above_the_largest_that_the_system_allows_is_refused_and_named() {
     assert!(down.lines().iter().any(|line| line.contains("ERROR") && line.contains("too-large: refused")));
     assert!(rig.output.join("good").is_file() && !rig.output.join("too-large").exists());
 }
+
+#[test]
+fn a_read_or_write_that_does_only_a_part_costs_nothing() {
+    sample("short-calls", 2);
+}

@@ -17,8 +17,10 @@ mod links;
 pub mod oracle;
 mod places;
 mod points;
+mod preload;
 mod refusals;
 mod row;
+mod short;
 mod simulated;
 mod spool;
 mod states;
@@ -67,6 +69,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     writeback::SCENARIOS,
     places::SCENARIOS,
     states::SCENARIOS,
+    short::SCENARIOS,
     spool::WRITERS,
     spool::DISPOSAL,
     spool::MANY,

@@ -58,7 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A daemon that has nothing left to say is not waited for longer.
-const PATIENCE: Duration = Duration::from_millis(700);
+pub(super) const PATIENCE: Duration = Duration::from_millis(700);
 const VERBOSE: [&str; 2] = ["--set", "log.chunk_lines=true"];
 
 fn many(
@@ -95,7 +95,7 @@ fn uploader(rig: &Rig, more: &[&str]) -> Daemon {
 }
 
 /// Everything that was handed over must come out at `output`; ends both daemons.
-fn conclude(
+pub(super) fn conclude(
     row: &mut Row,
     rig: &Rig,
     mut oracle: Oracle,

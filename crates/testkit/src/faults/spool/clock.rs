@@ -5,7 +5,6 @@
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{History, Scenario, judge, last, with_uploader};
 use crate::broker::shared_broker;
-use crate::faults::Row;
+use crate::faults::{Row, preload};
 use crate::rig::{Rig, license_between};
 use crate::scratch::scratch;
 
@@ -38,17 +37,9 @@ enum Clock {
     Jumping,
 }
 
-/// The library that gives a program another date, built with the C compiler of this machine.
-fn library(folder: &Path) -> Option<PathBuf> {
-    let (source, library) = (folder.join("date.c"), folder.join("date.so"));
-    fs::write(&source, include_str!("date.c")).expect("there is room");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).status();
-    built.is_ok_and(|status| status.success()).then_some(library)
-}
-
 fn clock(seed: u64, times: u32) -> Row {
     let scratch = scratch("date");
-    let Some(library) = library(scratch.path()) else {
+    let Some(library) = preload::library(scratch.path(), "date", include_str!("date.c")) else {
         return Row::skipped(SCENARIOS[0].fault, "there is no C compiler");
     };
     let mut random = StdRng::seed_from_u64(seed);
