@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
