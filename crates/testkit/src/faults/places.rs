@@ -176,9 +176,10 @@ fn spool_unmounted(row: &mut Row, random: &mut StdRng) -> Result<(), String> {
         up.wait_for_line("successfully started", LONG);
     }
     progress(&mut up, random.random_range(5..40));
-    let _mount = Mount::bind(&real, &rig.spool)?;
     drop_some(&mut source, random, 1);
+    // Before the uploader sees them: what it deletes is not there to be read any more.
     oracle.expect_all(handed_over(&real));
+    let _mount = Mount::bind(&real, &rig.spool)?;
     let output = rig.output.clone();
     conclude(row, &rig, oracle, (&output, watcher), vec![up, down]);
     Ok(())
