@@ -18,8 +18,11 @@ use super::{RECEIVE_BUFFER, Shared, TURN, lock};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes that leave a slow link at once.
+/// Bytes that leave a slow link at once; of a fast one so much time of it.
 const SLICE_BYTES: usize = 16 << 10;
+const SLICE_TIME: Duration = Duration::from_micros(500);
+/// A thread that was woken late makes up for so much at most: the link was idle only for us.
+const LATE_MAX: Duration = Duration::from_millis(50);
 /// Produce requests of one connection whose answers are awaited; a client with more is not looked at.
 const AWAITED_MAX: usize = 100_000;
 
@@ -170,7 +173,9 @@ impl Direction {
     /// Writes from the queue to the other end, each byte in its time.
     fn empty(&self) {
         while let Some((due, piece)) = self.queue.take() {
-            let mut slices = piece.chunks(SLICE_BYTES);
+            let rate = self.shared.weather().rate.unwrap_or(u64::MAX);
+            let slice = (rate as f64 * SLICE_TIME.as_secs_f64()) as usize;
+            let mut slices = piece.chunks(slice.max(SLICE_BYTES));
             if !slices.all(|slice| self.may_leave(due, slice.len()) && self.write(slice)) {
                 // Nobody is there to read what follows; or it must not arrive.
                 self.connection.end(Shutdown::Read);
@@ -203,17 +208,19 @@ impl Direction {
             } else if now < until {
                 self.shared.wait(until - now);
             } else if let (Some(rate), None) = (weather.rate, free) {
-                free = Some(self.reserve(now, len, rate));
+                free = Some(self.reserve(due, now, len, rate));
             } else {
                 return true;
             }
         }
     }
 
-    /// Takes the link for so many bytes; until when.
-    fn reserve(&self, now: Instant, len: usize, rate: u64) -> Instant {
+    /// Takes the link for so many bytes that could leave since they were due; until when. Not from now on: this thread
+    /// is always woken late, on a busy machine very late, and the link would never be full.
+    fn reserve(&self, due: Instant, now: Instant, len: usize, rate: u64) -> Instant {
+        let begun = due.max(now.checked_sub(LATE_MAX).unwrap_or(now));
         let mut free = lock(&self.shared.free[self.way as usize]);
-        *free = (*free).max(now) + Duration::from_secs_f64(len as f64 / rate.max(1) as f64);
+        *free = (*free).max(begun) + Duration::from_secs_f64(len as f64 / rate.max(1) as f64);
         *free
     }
 

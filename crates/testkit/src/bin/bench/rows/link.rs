@@ -3,18 +3,25 @@
 //! What must never happen here: a link that was full already with one partition and is taken for the daemon's limit.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use testkit::Weather;
 
-use crate::measure::{median, settle_disk};
+use crate::measure::{Bare, median, settle_disk};
 use crate::place::{Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
 /// There and back in 50 ms.
 const ONE_WAY: Duration = Duration::from_millis(25);
 const RATE: u64 = 200_000_000;
+const FAR: Weather = Weather { delay: ONE_WAY, rate: Some(RATE), hole: false, refuse: false };
+/// The bare client as safe as the daemon's, and with as many requests under way as its connection takes.
+const BARE: [(&str, &str); 2] = [
+    ("in order", "enable.idempotence=true"),
+    ("unordered", "max.in.flight.requests.per.connection=64"),
+];
 /// Topics with so many partitions; the first is without a licence.
 const PARTITIONS: [i32; 5] = [1, 1, 2, 4, 8];
 
@@ -32,6 +39,11 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
             );
             speeds.entry(number).or_default().push(speed);
         }
+    }
+    for (name, property) in BARE {
+        let speeds: Result<Vec<f64>> =
+            (0..place.scale.pairs.max(1)).map(|_| bare(place, &file, size, 8, property)).collect();
+        println!("  bare client, 8 partitions, {name}: {:.0} MB/s", median(speeds?));
     }
     let all: Vec<f64> = speeds.into_values().map(median).collect();
     let single = all.first().copied().unwrap_or(f64::NAN);
@@ -53,16 +65,34 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
     Ok(PARTITIONS.into_iter().zip(&all).skip(1).map(line).collect())
 }
 
-fn upload(place: &Place, file: &std::path::Path, size: u64, partitions: i32, licensed: bool) -> Result<f64> {
+fn upload(place: &Place, file: &Path, size: u64, partitions: i32, licensed: bool) -> Result<f64> {
     let round = place.round_far(partitions, licensed);
+    // Before the start: how far the broker is decides how many clients there are.
+    place.link.set(FAR);
     let mut uploader = round.ready_uploader(&[]);
     let (aside, mark) = (round.aside(file)?, uploader.mark());
     settle_disk();
-    place.link.set(Weather { delay: ONE_WAY, rate: Some(RATE), ..Weather::default() });
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, mark, UPLOADED, 1)?;
     let took = begun.elapsed();
     place.link.heal();
     round.end(uploader);
+    Ok(size as f64 / 1e6 / took.as_secs_f64())
+}
+
+/// One bare client: what a single connection carries, with the guarantee of order and without.
+fn bare(place: &Place, file: &Path, size: u64, partitions: i32, property: &str) -> Result<f64> {
+    let round = place.round_far(partitions, true);
+    place.link.set(FAR);
+    let mut args = vec!["--upload".to_owned(), file.display().to_string()];
+    let words = ["--topic", &round.topic, "--window", "64", "--property", property, "--bootstrap"];
+    args.extend(words.iter().map(|&word| word.to_owned()));
+    args.extend([place.link.address().to_string(), "--partitions".to_owned(), partitions.to_string()]);
+    let mut client = Bare::start(&args)?;
+    settle_disk();
+    let begun = Instant::now();
+    client.go()?;
+    let (took, _) = client.done(begun)?;
+    place.link.heal();
     Ok(size as f64 / 1e6 / took.as_secs_f64())
 }
