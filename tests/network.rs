@@ -50,6 +50,8 @@ fn behind_a_link_of_more_than_a_second_files_arrive_and_both_daemons_stop_in_tim
     rig.source(49).write("large", 5_000_000);
     let mut down = rig.downloader(&[]);
     let mut up = rig.uploader(&["--settle", "0s"]);
+    // One client for each partition: more than these would not be enough for such a way.
+    up.wait_for_line("with thread(s)=3, ", LONG);
     down.wait_for_line("small: delivered, ", LONG);
     down.wait_for_line("large: delivered, ", LONG);
     for daemon in [&mut up, &mut down] {

@@ -60,8 +60,9 @@ fn without_a_licence_exactly_one_partition_is_used() {
     let mut source = rig.source(3);
     source.write("large", 5 * 1_032_192);
     (0..20).for_each(|number| drop(source.write(format!("{number}"), 100)));
-    let up = rig.upload_once(&["--set", "partition=2"]);
+    let up = rig.upload_once(&["--set", "partition=2", "--set", "threads=4"]);
     assert!(up.lines().iter().any(|l| l.contains("License status: no license: single-partition operation")));
+    up.wait_for_line("with thread(s)=1, ", LONG);
     let found = partition_use(&rig);
     assert_eq!(found.whole.keys().collect::<Vec<_>>(), [&2]);
     assert_eq!(found.chunks[&b"large"[..]], BTreeMap::from([(2, 5)]));
@@ -77,9 +78,10 @@ fn partitions_added_while_everything_runs_are_used_and_read() {
     let rig = Rig::new("grow", 2).licensed();
     let quick = ["--set", "metadata_interval=1s"];
     let down = rig.downloader(&quick);
-    let up = rig.uploader(&[&quick[..], &["--settle", "0s"]].concat());
+    let up = rig.uploader(&[&quick[..], &["--settle", "0s", "--set", "threads=4"]].concat());
     down.wait_for_line("successfully started", LONG);
-    up.wait_for_line("successfully started", LONG);
+    // Never more clients than partitions.
+    up.wait_for_line("with thread(s)=2, ", LONG);
     testkit::shared_broker().admin(&rig.topic).add_partitions(5, LONG).unwrap();
     let mut source = rig.source(4);
     let mut sent = 0;
@@ -92,6 +94,24 @@ fn partitions_added_while_everything_runs_are_used_and_read() {
         lines.iter().any(|line| line.contains(": uploaded, ") && line.contains("P04="))
     });
     assert!(spread, "new partitions were never used");
+    up.wait_for_line("4 producer client(s) from now on, 2 before", LONG);
+    rig.assert_same();
+}
+
+#[test]
+fn several_producer_clients_deliver_the_same() {
+    let rig = Rig::new("clients", 6).licensed();
+    let mut up = rig.uploader(&["--settle", "0s", "--set", "threads=4"]);
+    let down = rig.downloader(&[]);
+    up.wait_for_line(&format!("with thread(s)=4, topic={}, partition(s)=6,", rig.topic), LONG);
+    rig.source(1).write("large", 20 * 1_032_192 + 1);
+    (0..40).for_each(|number| drop(rig.source(2 + number).write(format!("small/{number}"), 3_000)));
+    let line = up.wait_for_line("large: uploaded, ", LONG);
+    assert!((0..6).all(|partition| line.contains(&format!("P0{partition}="))), "{line}");
+    down.wait_for_line("large: delivered, ", LONG);
+    assert!(wait_until(LONG, || count(&rig.output.join("small")) == 40));
+    up.terminate();
+    assert_eq!(up.wait_exit(LONG), 0);
     rig.assert_same();
 }
 

@@ -3,6 +3,7 @@
 //! What must never happen here: a topic created by looking for it, an answer taken from a cache, a wait beyond the
 //! caller's timeout, a service that refuses one detail (topic id, limits) taken for a broken one.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use crate::{Error, Result};
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// What a service may take for the details we can do without.
 const DETAIL_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long a look at the distance is not repeated: the way is so long that a busy broker makes no difference.
+const DISTANCE_ENOUGH: Duration = Duration::from_secs(1);
 /// Dropping waits this long for librdkafka's threads.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 /// `ListOffsets` takes these in place of a time.
@@ -36,6 +39,15 @@ pub struct TopicInfo {
     pub max_message_bytes: Option<usize>,
     /// Whether `message.timestamp.type` is `LogAppendTime`; `None` when the service refuses to tell.
     pub timestamp_type_log_append: Option<bool>,
+}
+
+/// How far the topic's brokers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Distance {
+    /// The shortest time in which a broker answered.
+    pub round_trip: Duration,
+    /// Brokers that lead a partition of the topic, at least 1.
+    pub leaders: usize,
 }
 
 /// Both ends of a partition's log.
@@ -73,6 +85,29 @@ impl Admin {
     pub fn without_topic_config(mut self) -> Admin {
         self.asks_config = false;
         self
+    }
+
+    /// Asks a broker up to `times` times, and no more once it answered within `near`: the shortest time is the way's, the
+    /// others are those of a busy broker or machine. Waits up to `timeout` in all.
+    pub fn distance(&self, times: usize, near: Duration, timeout: Duration) -> Result<Distance> {
+        let (deadline, enough) = (Instant::now() + timeout, Instant::now() + DISTANCE_ENOUGH);
+        let mut shortest = Duration::MAX;
+        let mut leaders = 1;
+        for number in 0..times.max(1) {
+            let begun = Instant::now();
+            match self.metadata(deadline) {
+                Ok(seen) => {
+                    leaders = seen.leaders.max(1);
+                    shortest = shortest.min(begun.elapsed());
+                }
+                Err(error) if number == 0 => return Err(error),
+                Err(_) => break,
+            }
+            if shortest <= near || Instant::now() > enough {
+                break;
+            }
+        }
+        Ok(Distance { round_trip: shortest, leaders })
     }
 
     /// Asks for the topic's partitions and limits. Waits up to `timeout`.
@@ -319,6 +354,8 @@ impl Drop for Admin {
 struct Seen {
     partitions: i32,
     leaderless: usize,
+    /// Different ones.
+    leaders: usize,
 }
 
 /// A reference to a topic object.
@@ -353,9 +390,11 @@ impl MetadataAnswer {
                 return Err(missing());
             }
             let partitions = (*entry).partitions;
-            let leaderless =
-                (0..usize::try_from(count).unwrap_or(0)).filter(|i| (*partitions.add(*i)).leader < 0).count();
-            Ok(Seen { partitions: count, leaderless })
+            let leader = |i: usize| (*partitions.add(i)).leader;
+            let all: Vec<i32> = (0..usize::try_from(count).unwrap_or(0)).map(leader).collect();
+            let leaderless = all.iter().filter(|leader| **leader < 0).count();
+            let leaders = all.into_iter().filter(|leader| *leader >= 0).collect::<BTreeSet<i32>>().len();
+            Ok(Seen { partitions: count, leaderless, leaders })
         }
     }
 }

@@ -57,6 +57,33 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// Requests of one connection whose answers an idempotent producer awaits at most: more would not stay in order.
+const IDEMPOTENT_REQUESTS: usize = 5;
+/// And one that is not, where the user says nothing else: the caller's byte credits are the real bound.
+const REQUESTS: usize = 16;
+
+/// Produce requests of one connection whose answers this producer awaits at the same time, each with one partition's batch.
+pub fn requests_in_flight(settings: &Settings, idempotence: bool) -> usize {
+    let tuning = ProducerTuning {
+        message_max_bytes: MESSAGE_BYTES.0,
+        queue_max_kbytes: 1,
+        idempotence,
+        linger: std::time::Duration::ZERO,
+    };
+    let all = for_producer(settings, &tuning);
+    let idempotent = all.get("enable.idempotence").is_some_and(|value| value == "true");
+    let names = ["max.in.flight.requests.per.connection", "max.in.flight"];
+    let said = names.iter().find_map(|name| all.get(*name)?.parse::<usize>().ok());
+    let most = if idempotent { IDEMPOTENT_REQUESTS } else { usize::MAX };
+    said.unwrap_or(IDEMPOTENT_REQUESTS).clamp(1, most)
+}
+
+/// Whether these properties ask for encrypted connections.
+pub fn is_encrypted(settings: &Settings) -> bool {
+    let protocol = settings.properties.get("security.protocol");
+    protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"))
+}
+
 /// Properties of one client, ready for librdkafka.
 pub(crate) type Properties = BTreeMap<String, String>;
 
@@ -124,8 +151,8 @@ pub(crate) fn for_producer(settings: &Settings, tuning: &ProducerTuning) -> Prop
     );
     let idempotent = all.get("enable.idempotence").is_some_and(|value| value == "true");
     if !idempotent && !all.contains_key("max.in.flight") {
-        // Per connection. The caller's byte credits are the real bound; more would only queue at the broker.
-        all.entry("max.in.flight.requests.per.connection".to_owned()).or_insert_with(|| "16".to_owned());
+        // More would only queue at the broker.
+        all.entry("max.in.flight.requests.per.connection".to_owned()).or_insert_with(|| REQUESTS.to_string());
     }
     force(&mut all, "acks", "all");
     // Waiting for a broker that is away is the caller's decision, never a silent failure after five minutes.
@@ -299,6 +326,20 @@ mod tests {
             taken(Kind::Consumer, &consumer(&[], partitions, split));
             taken(Kind::Consumer, &consumer(&[("fetch.max.bytes", "50000000")], partitions, split));
         }
+    }
+
+    #[test]
+    fn requests_in_flight_are_what_the_client_will_have() {
+        let flying =
+            |properties: &[(&str, &str)], idempotence| requests_in_flight(&settings(properties), idempotence);
+        assert_eq!((flying(&[], true), flying(&[], false)), (5, 16));
+        assert_eq!(flying(&[("enable.idempotence", "false")], true), 16);
+        assert_eq!(flying(&[("max.in.flight", "2")], true), 2);
+        assert_eq!(flying(&[("max.in.flight", "2")], false), 2);
+        assert_eq!(flying(&[("max.in.flight.requests.per.connection", "40")], false), 40);
+        assert!(is_encrypted(&settings(&[("security.protocol", "SASL_SSL")])));
+        assert!(!is_encrypted(&settings(&[("security.protocol", "sasl_plaintext")])));
+        assert!(!is_encrypted(&settings(&[])));
     }
 
     #[test]

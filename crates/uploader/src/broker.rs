@@ -6,8 +6,8 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use daemon::{CreateTopic, ProfileLimits, Shutdown, Throttle};
-use kafka::{Admin, Error, Settings, TopicInfo};
-use std::sync::Arc;
+use kafka::{Admin, Distance, Error, Settings, TopicInfo};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// One look-up may take so long; shorter than the time a shutdown has.
@@ -21,6 +21,9 @@ const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The question for rights holds nothing up for longer.
 const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// So often the broker is asked how far it is, at most; not again once it turned out to be near.
+const DISTANCE_TIMES: usize = 8;
+
 /// What is said of a broker that is away goes under this key.
 const AWAY: &str = "away";
 
@@ -30,6 +33,7 @@ pub struct Watch {
     pub reports: Receiver<TopicInfo>,
     asks: Sender<()>,
     throttle: Arc<Throttle>,
+    distance: Arc<OnceLock<Distance>>,
 }
 
 /// What to watch.
@@ -56,21 +60,36 @@ impl Watch {
         let (asks, asked) = bounded(1);
         let throttle = Arc::new(Throttle::default());
         let said = Arc::clone(&throttle);
-        let watcher =
-            Watcher { admin, subject, shutdown, asked, throttle: said, checked: None, rights_asked: false };
+        let distance = Arc::new(OnceLock::new());
+        let watcher = Watcher {
+            admin,
+            subject,
+            shutdown,
+            asked,
+            throttle: said,
+            distance: Arc::clone(&distance),
+            checked: None,
+            rights_asked: false,
+        };
         // Detached: a look-up may last longer than the shutdown; it holds nothing that must be saved.
         std::thread::Builder::new()
             .name("topic-watch".into())
             .spawn(move || watcher.run(&reporter))
             .map_err(|error| daemon::Stop::io("cannot start a thread", &error))?;
-        Ok(Watch { reports, asks, throttle })
+        Ok(Watch { reports, asks, throttle, distance })
     }
 
     /// The ends without the thread, for the simulation.
     pub fn without_thread() -> (Watch, Sender<TopicInfo>, Receiver<()>) {
         let (reporter, reports) = bounded(1);
         let (asks, asked) = bounded(1);
-        (Watch { reports, asks, throttle: Arc::new(Throttle::default()) }, reporter, asked)
+        let (throttle, distance) = (Arc::default(), Arc::default());
+        (Watch { reports, asks, throttle, distance }, reporter, asked)
+    }
+
+    /// How far the brokers were at the start; known before the first report, unless the broker fell silent in between.
+    pub fn distance(&self) -> Distance {
+        self.distance.get().copied().unwrap_or(Distance { round_trip: Duration::ZERO, leaders: 1 })
     }
 
     /// Whether it may be said now that the broker is away: one fault, whoever meets it first.
@@ -90,6 +109,7 @@ struct Watcher {
     shutdown: Shutdown,
     asked: Receiver<()>,
     throttle: Arc<Throttle>,
+    distance: Arc<OnceLock<Distance>>,
     /// Partitions, and topic id, for which every partition answered.
     checked: Option<(i32, Option<String>)>,
     rights_asked: bool,
@@ -109,6 +129,7 @@ impl Watcher {
                     if !std::mem::replace(&mut self.rights_asked, true) {
                         self.ask_rights();
                         self.compare_clocks(&info);
+                        self.measure_distance();
                     }
                     if reporter.send(info).is_err() || self.wait(self.subject.interval, true) {
                         return;
@@ -152,6 +173,21 @@ impl Watcher {
             let found = checks::topic::clock(&self.admin, info.partitions, log_append_time, RIGHTS_TIMEOUT);
             // A clock is never a reason to end.
             let _ = checks::act_on(found.as_slice());
+        }
+    }
+
+    fn measure_distance(&self) {
+        match self.admin.distance(DISTANCE_TIMES, crate::clients::NEAR, LOOK_UP_TIMEOUT) {
+            Ok(distance) => {
+                let milliseconds = distance.round_trip.as_secs_f64() * 1e3;
+                tracing::debug!(
+                    "{} broker(s) lead the topic, {milliseconds:.1} ms there and back",
+                    distance.leaders
+                );
+                // Measured once.
+                let _ = self.distance.set(distance);
+            }
+            Err(error) => tracing::debug!("how far the broker is cannot be said: {error}"),
         }
     }
 

@@ -10,6 +10,7 @@
 //! file counted as sent that Kafka has not acknowledged, a file put away before that is written down.
 
 mod broker;
+mod clients;
 mod disposal;
 mod engine;
 mod forget;

@@ -1,13 +1,15 @@
 //! The producer as the engine sees it: records out, reports in, a dead client replaced by a new one.
 //!
-//! What must never happen here: a record that is neither reported nor handed back, or a send that waits.
+//! It is one client or several ([`crate::clients`] says how many); each has its partitions, its order within them, and its own
+//! life. What must never happen here: a record that is neither reported nor handed back, a send that waits, or two
+//! clients for one partition at a time, beyond what a predecessor still has.
 
 use crate::scheduler::Token;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A producer that was replaced may take so long to report what it still has; then the rest counts as unknown.
 const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
@@ -29,17 +31,26 @@ pub struct Flight {
     producer: u64,
 }
 
-/// The current producer and its predecessors.
+/// The current producers and their predecessors.
 pub struct Link {
     settings: Settings,
     tuning: ProducerTuning,
-    current: Option<Client>,
+    /// Each has its partitions, see [`Link::of`]; none once the link is closed.
+    members: Vec<Member>,
+    /// Of the next client.
     number: u64,
     outbox: Sender<Delivery<Flight>>,
-    /// Reports; holds every record that may be outstanding, so that the client's thread never waits.
+    /// Reports; holds every record that may be outstanding, so that no client's thread ever waits.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
-    /// When a dead client was last replaced.
+}
+
+/// One of the clients, and its successors when it dies.
+struct Member {
+    client: Client,
+    /// Different for every client there ever was.
+    number: u64,
+    /// When a dead one was last replaced.
     replaced_at: Option<Duration>,
 }
 
@@ -62,35 +73,62 @@ pub struct Handed {
 }
 
 impl Link {
-    /// Starts the first producer; does not wait for a broker. `outstanding_max` bounds the records the caller has out.
-    pub fn new(settings: Settings, tuning: ProducerTuning, outstanding_max: usize) -> kafka::Result<Link> {
-        let (outbox, reports) = bounded(outstanding_max);
-        let current = Some(Client::Kafka(start(&settings, &tuning, &outbox)?));
-        Ok(Link { settings, tuning, current, number: 0, outbox, reports, old: Vec::new(), replaced_at: None })
-    }
-
-    /// A link into the simulation: records to `taker`, reports from the other end.
-    pub fn handed(
-        taker: Sender<Handed>,
+    /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out.
+    pub fn new(
+        settings: Settings,
         tuning: ProducerTuning,
         outstanding_max: usize,
+        clients: usize,
+    ) -> kafka::Result<Link> {
+        let (outbox, reports) = bounded(outstanding_max);
+        let (members, old) = (Vec::new(), Vec::new());
+        let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old };
+        link.grow(clients.max(1))?;
+        Ok(link)
+    }
+
+    /// A link into the simulation: records of `clients` members to `taker`, reports from the other end.
+    pub fn handed(
+        taker: &Sender<Handed>,
+        tuning: ProducerTuning,
+        outstanding_max: usize,
+        clients: u64,
     ) -> (Link, Sender<Delivery<Flight>>) {
         let (outbox, reports) = bounded(outstanding_max);
         let settings =
             Settings { properties: Default::default(), topic: String::new(), client_id: String::new() };
-        let current = Some(Client::Handed(taker));
-        let old = Vec::new();
+        let member = |number| Member { client: Client::Handed(taker.clone()), number, replaced_at: None };
+        let members = (0..clients).map(member).collect();
         let link = Link {
             settings,
             tuning,
-            current,
-            number: 0,
+            members,
+            number: clients,
             outbox: outbox.clone(),
             reports,
-            old,
-            replaced_at: None,
+            old: Vec::new(),
         };
         (link, outbox)
+    }
+
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Starts more clients, up to so many in all; never ends one. What was sent before stays with the client that has it.
+    pub fn grow(&mut self, clients: usize) -> kafka::Result<()> {
+        while self.members.len() < clients {
+            let client = Client::Kafka(start(&self.settings, &self.tuning, &self.outbox)?);
+            self.members.push(Member { client, number: self.number, replaced_at: None });
+            self.number += 1;
+        }
+        Ok(())
+    }
+
+    /// The one client of a partition: two would not keep its records in order.
+    fn of(&self, partition: u32) -> &Member {
+        &self.members[partition as usize % self.members.len()]
     }
 
     /// Hands a record over. An error gives it back at once.
@@ -101,10 +139,10 @@ impl Link {
         token: Token,
         tries: u32,
     ) -> Result<(), Box<Rejected<Flight>>> {
-        let flight = Flight { token, tries, producer: self.number };
-        let producer = self.current.as_ref().expect("there is always a producer until the link is closed");
+        let member = self.of(token.slot.partition);
+        let flight = Flight { token, tries, producer: member.number };
         let partition = token.slot.partition as i32;
-        match producer {
+        match &member.client {
             Client::Kafka(producer) => producer.send(partition, key, value, flight).map_err(Box::new),
             Client::Handed(taker) => {
                 // Nobody takes records from a process that was killed.
@@ -114,15 +152,19 @@ impl Link {
         }
     }
 
-    /// The client that had this record is dead. True when that is the current one, which is now replaced. One that was
-    /// only just started is left for a while: records come back from it at once, and their next tries replace it.
+    /// The client that had this record is dead. True when that is a current one, which is now replaced; the others go on.
+    /// One that was only just started is left for a while: records come back from it at once, and their next tries
+    /// replace it.
     pub fn died(&mut self, flight: Flight, now: Duration) -> kafka::Result<bool> {
-        let too_soon = self.replaced_at.is_some_and(|at| now.saturating_sub(at) < REPLACE_INTERVAL_MIN);
-        if flight.producer != self.number || too_soon {
+        let Some(place) = self.members.iter().position(|member| member.number == flight.producer) else {
+            return Ok(false);
+        };
+        let replaced_at = self.members[place].replaced_at;
+        if replaced_at.is_some_and(|at| now.saturating_sub(at) < REPLACE_INTERVAL_MIN) {
             return Ok(false);
         }
-        self.renew()?;
-        self.replaced_at = Some(now);
+        self.renew(place)?;
+        self.members[place].replaced_at = Some(now);
         Ok(true)
     }
 
@@ -132,53 +174,67 @@ impl Link {
             return Ok(());
         }
         self.tuning.message_max_bytes = message_max_bytes;
-        self.renew()
+        (0..self.members.len()).try_for_each(|place| self.renew(place))
     }
 
-    fn renew(&mut self) -> kafka::Result<()> {
-        if let Some(Client::Handed(_)) = self.current {
-            self.number += 1;
-            return Ok(());
-        }
-        let next = start(&self.settings, &self.tuning, &self.outbox)?;
+    fn renew(&mut self, place: usize) -> kafka::Result<()> {
+        let number = self.number;
         self.number += 1;
-        self.old.retain(|thread| !thread.is_finished());
-        if let Some(Client::Kafka(old)) = self.current.replace(Client::Kafka(next)) {
-            let old = Arc::new(old);
-            let flushed = Arc::clone(&old);
-            let thread = std::thread::Builder::new().name("old-producer".into()).spawn(move || {
-                flushed.flush(OLD_FLUSH_DEADLINE);
-                drop(flushed);
-            });
-            // Without a thread it is dropped here, which takes a bounded time and reports everything it has.
-            drop(old);
-            self.old.extend(thread);
+        if let Client::Kafka(_) = self.members[place].client {
+            let next = Client::Kafka(start(&self.settings, &self.tuning, &self.outbox)?);
+            let old = std::mem::replace(&mut self.members[place].client, next);
+            self.flush_aside(old);
         }
+        self.members[place].number = number;
         Ok(())
     }
 
-    /// What the client complains of at the moment.
-    pub fn complaint(&self) -> Option<String> {
-        match self.current.as_ref()? {
-            Client::Kafka(producer) => producer.complaint(),
-            Client::Handed(_) => None,
-        }
+    /// Lets a client that was replaced say what became of its records.
+    fn flush_aside(&mut self, old: Client) {
+        self.old.retain(|thread| !thread.is_finished());
+        let Client::Kafka(old) = old else { return };
+        let old = Arc::new(old);
+        let flushed = Arc::clone(&old);
+        let thread = std::thread::Builder::new().name("old-producer".into()).spawn(move || {
+            flushed.flush(OLD_FLUSH_DEADLINE);
+            drop(flushed);
+        });
+        // Without a thread it is dropped here, which takes a bounded time and reports everything it has.
+        drop(old);
+        self.old.extend(thread);
     }
 
-    /// Waits for reports, then drops the client; what was not reported until then may be written or not.
+    /// What any of the clients complains of at the moment.
+    pub fn complaint(&self) -> Option<String> {
+        self.members.iter().find_map(|member| match &member.client {
+            Client::Kafka(producer) => producer.complaint(),
+            Client::Handed(_) => None,
+        })
+    }
+
+    /// Waits for reports, then drops the clients; what was not reported until then may be written or not. The deadline is
+    /// for all of them together.
     pub fn close(&mut self, deadline: Duration) {
-        let Some(Client::Kafka(producer)) = self.current.take() else { return };
-        producer.flush(deadline);
-        // Its end takes as long as a name look-up or a connection that hangs: not on this thread.
-        let (ended, end) = bounded::<()>(0);
-        let closer = std::thread::Builder::new().name("producer-end".into()).spawn(move || {
-            drop(producer);
-            drop(ended);
-        });
-        if closer.is_ok() {
-            // Nothing is ever sent: this waits for the other end to go away.
-            let _gone_or_late = end.recv_timeout(CLOSE_MAX);
+        let end = Instant::now() + deadline;
+        let (ended, all_ended) = bounded::<()>(0);
+        let members: Vec<Member> = self.members.drain(..).collect();
+        for member in &members {
+            if let Client::Kafka(producer) = &member.client {
+                producer.flush(end.saturating_duration_since(Instant::now()));
+            }
         }
+        for Member { client, .. } in members {
+            // Its end takes as long as a name look-up or a connection that hangs: not on this thread, nor after another's.
+            let ended = ended.clone();
+            let _without_a_thread_it_ends_here =
+                std::thread::Builder::new().name("producer-end".into()).spawn(move || {
+                    drop(client);
+                    drop(ended);
+                });
+        }
+        drop(ended);
+        // Nothing is ever sent: this waits for the other ends to go away.
+        let _gone_or_late = all_ended.recv_timeout(CLOSE_MAX);
     }
 }
 
@@ -203,6 +259,10 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn link() -> Link {
+        link_of(1)
+    }
+
+    fn link_of(clients: usize) -> Link {
         // Nobody listens there: records stay in the client.
         let properties = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
         let settings = Settings { properties, topic: "t".into(), client_id: "test".into() };
@@ -212,16 +272,80 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100).unwrap()
+        Link::new(settings, tuning, 100, clients).unwrap()
     }
 
     fn fail(link: &Link) {
-        let Some(Client::Kafka(producer)) = &link.current else { panic!("no producer") };
+        fail_one(link, 0);
+    }
+
+    fn fail_one(link: &Link, place: usize) {
+        let Client::Kafka(producer) = &link.members[place].client else { panic!("no producer") };
         producer.test_fatal_error();
     }
 
+    fn in_flight(link: &Link) -> Vec<usize> {
+        let of = |member: &Member| match &member.client {
+            Client::Kafka(producer) => producer.in_flight(),
+            Client::Handed(_) => 0,
+        };
+        link.members.iter().map(of).collect()
+    }
+
     fn token(number: u64) -> Token {
-        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(0) }
+        token_for(number, 0)
+    }
+
+    fn token_for(number: u64, partition: u32) -> Token {
+        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(partition) }
+    }
+
+    #[test]
+    fn each_partition_has_one_client_and_a_dead_one_takes_no_other_with_it() {
+        let mut link = link_of(3);
+        for number in 0..12 {
+            link.send(b"key", vec![number as u8; 10], token_for(number, number as u32 % 6), 0).unwrap();
+        }
+        assert_eq!(in_flight(&link), [4, 4, 4]);
+        let numbers = |link: &Link| link.members.iter().map(|member| member.number).collect::<Vec<_>>();
+        let before = numbers(&link);
+        fail_one(&link, 1);
+        let mut replaced = 0;
+        for _ in 0..4 {
+            let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(delivery.partition % 3, 1, "only what the dead client had comes back");
+            assert!(
+                matches!(delivery.outcome, Outcome::Failed { fatal: true, .. }),
+                "{:?}",
+                delivery.outcome
+            );
+            replaced += u32::from(link.died(delivery.token, Duration::ZERO).unwrap());
+            link.send(b"key", delivery.value, delivery.token.token, 1).unwrap();
+        }
+        assert_eq!(replaced, 1);
+        let after = numbers(&link);
+        assert_eq!((after[0], after[2]), (before[0], before[2]));
+        assert!(!before.contains(&after[1]), "a number is never used again");
+        assert_eq!(in_flight(&link), [4, 4, 4]);
+        assert!(link.reports.is_empty(), "the others kept their records");
+    }
+
+    #[test]
+    fn a_link_that_grows_keeps_what_its_first_client_has_and_closing_reports_everything() {
+        let mut link = link();
+        link.send(b"key", vec![0; 10], token_for(0, 1), 0).unwrap();
+        link.grow(2).unwrap();
+        link.grow(1).unwrap();
+        assert_eq!(link.clients(), 2, "it never shrinks");
+        for number in 1..5 {
+            link.send(b"key", vec![0; 10], token_for(number, number as u32 % 2), 0).unwrap();
+        }
+        assert_eq!(in_flight(&link), [3, 2]);
+        link.close(Duration::ZERO);
+        let mut keys: Vec<u64> =
+            (0..5).map(|_| link.reports.recv_timeout(PATIENCE).unwrap().token.token.key.0).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [0, 1, 2, 3, 4]);
     }
 
     #[test]

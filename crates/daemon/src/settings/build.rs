@@ -31,6 +31,7 @@ impl Resolved {
             spools: self.spools.iter().map(|spool| spool_settings(&spool.values)).collect(),
             partition: pick.integer("partition"),
             chunk_size: pick.optional_bytes("chunk_size").and_then(|bytes| u32::try_from(bytes).ok()),
+            threads: pick.optional_integer("threads"),
             rate_max: pick.optional_bytes("rate_max"),
             partition_rate_max: pick.optional_bytes("partition_rate_max"),
         })
@@ -175,6 +176,13 @@ impl Pick<'_> {
             _ => None,
         }
         .expect(OTHER_TYPE)
+    }
+
+    fn optional_integer<T: TryFrom<i64>>(&self, key: &str) -> Option<T> {
+        match self.value(key) {
+            Value::Nothing => None,
+            _ => Some(self.integer(key)),
+        }
     }
 
     fn integer<T: TryFrom<i64>>(&self, key: &str) -> T {

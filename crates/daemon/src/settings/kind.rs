@@ -12,6 +12,8 @@ use super::yaml::{self, Data, Node};
 
 /// Largest payload of one record, in bytes: librdkafka takes no record over 1,000,000,000.
 pub(crate) const CHUNK_SIZE_MAX: u64 = 900 << 20;
+/// Most producer clients: one for each partition of a large topic.
+pub(crate) const THREADS_MAX: i64 = 128;
 /// Entries of one list.
 const LIST_MAX: usize = 10_000;
 
@@ -51,6 +53,8 @@ pub(crate) enum Kind {
     },
     /// A size that is a multiple of 1024, or `auto`.
     ChunkSize,
+    /// A number of clients, or `auto`.
+    Threads,
     /// `{partitions: N, replication: N}` or `off`.
     CreateTopic,
     /// 32 bytes in base64, or `none`.
@@ -115,6 +119,7 @@ impl Kind {
             Kind::ChunkSize => {
                 format!("a multiple of 1024 from 1KiB to {}, or auto", show_size(CHUNK_SIZE_MAX))
             }
+            Kind::Threads => format!("a whole number from 1 to {THREADS_MAX}, or auto"),
             Kind::CreateTopic => "{partitions: 6, replication: 3}, or off".into(),
             Kind::PublicKey => "the 44 characters of vendor.pub, or none".into(),
             Kind::Address => "ADDRESS:PORT such as 127.0.0.1:9109, or off".into(),
@@ -185,6 +190,11 @@ impl Kind {
                 bytes if bytes % 1024 == 0 && (1024..=CHUNK_SIZE_MAX).contains(&bytes) => {
                     Ok(Value::Bytes(bytes))
                 }
+                _ => Err(wrong()),
+            },
+            Kind::Threads if text == "auto" => Ok(Value::Nothing),
+            Kind::Threads => match text.parse::<i64>() {
+                Ok(number) if (1..=THREADS_MAX).contains(&number) => Ok(Value::Integer(number)),
                 _ => Err(wrong()),
             },
             Kind::PublicKey if is_none(text) => Ok(Value::Nothing),
@@ -276,7 +286,7 @@ impl Kind {
     /// The value as it could be written into the file.
     pub(crate) fn show(self, value: &Value) -> String {
         match (self, value) {
-            (Kind::ChunkSize, Value::Nothing) => "auto".into(),
+            (Kind::ChunkSize | Kind::Threads, Value::Nothing) => "auto".into(),
             (Kind::Names, Value::Nothing) => "all".into(),
             (Kind::CreateTopic | Kind::Address, Value::Nothing) => "off".into(),
             (_, Value::Nothing) => "none".into(),

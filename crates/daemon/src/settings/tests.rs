@@ -485,8 +485,10 @@ log.format: json
         (None, None, DiskReserve::Fraction(0.025))
     );
     let settings =
-        up("spool: /s\nchunk_size: 64KiB\nrate_max: 1MB/s\npartition_rate_max: 500kB/s\npartition: 3\n")
+        up("spool: /s\nchunk_size: 64KiB\nrate_max: 1MB/s\npartition_rate_max: 500kB/s\npartition: 3\nthreads: 4\n")
             .uploader();
+    assert_eq!((settings.threads, up("spool: /s\nthreads: auto\n").uploader().threads), (Some(4), None));
+    assert_eq!(up("spool: /s\nthreads: 0\n").resolve().mistakes.len(), 1);
     assert_eq!(
         (settings.chunk_size, settings.rate_max, settings.partition_rate_max, settings.partition),
         (Some(65_536), Some(1_000_000), Some(500_000), 3)

@@ -256,6 +256,8 @@ pub struct UploaderSettings {
     pub partition: i32,
     /// Payload bytes per record, a multiple of 1024; `None`: from the topic's limit.
     pub chunk_size: Option<u32>,
+    /// Producer clients, 1 or more; `None`: as many as the way to the broker needs.
+    pub threads: Option<usize>,
     /// Bytes per second in total.
     pub rate_max: Option<u64>,
     /// Bytes per second and partition; `None`: from the profile.

@@ -51,6 +51,11 @@ pub(super) struct Traffic {
     droppers: u32,
 }
 
+/// One producer client, or several, whatever the way to the broker is like.
+fn threads(random: &mut StdRng) -> String {
+    format!("threads={}", random.random_range(1..5))
+}
+
 struct Dropper {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -67,7 +72,8 @@ impl Traffic {
     /// Starts both daemons, and no files yet.
     pub(super) fn quiet(rig: Rig, random: &mut StdRng, up: &[&str], down: &[&str]) -> Traffic {
         let chunk_lines = ["--set", "log.chunk_lines=true"];
-        let up = rig.uploader(&[&["--settle", "0s"], &chunk_lines, up].concat());
+        let threads = threads(random);
+        let up = rig.uploader(&[&["--settle", "0s", "--set", &threads], &chunk_lines[..], up].concat());
         let down = rig.downloader(&[&chunk_lines, down].concat());
         Traffic::of(rig, random, up, down)
     }
@@ -82,7 +88,9 @@ impl Traffic {
         down: &[&str],
     ) -> Traffic {
         let chunk_lines = ["--set", "log.chunk_lines=true"];
-        let up = rig.uploader_under(program, before[0], &[&["--settle", "0s"], &chunk_lines, up].concat());
+        let threads = threads(random);
+        let settle = ["--settle", "0s", "--set", &threads];
+        let up = rig.uploader_under(program, before[0], &[&settle, &chunk_lines[..], up].concat());
         let down = rig.downloader_under(program, before[1], &[&chunk_lines, down].concat());
         Traffic::of(rig, random, up, down)
     }

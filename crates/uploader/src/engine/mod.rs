@@ -24,6 +24,7 @@ pub use resume::prefix_of;
 pub use start::run;
 
 use crate::broker::{RecordLimit, Watch};
+use crate::clients::Situation;
 use crate::disposal::{Disposal, Order};
 use crate::ledger_thread::LedgerThread;
 use crate::link::{Flight, Link};
@@ -98,6 +99,8 @@ pub struct Engine {
     readers: Readers,
     buffers: Arc<Buffers>,
     link: Link,
+    /// What decides how many clients the link has.
+    situation: Situation,
     disposal: Disposal,
     watch: Watch,
     /// None in the simulation, which never ends by itself.
@@ -212,7 +215,7 @@ impl Engine {
                 Err(_) => return Err(self.worker_died("topic watch")),
             },
             recv(self.license) -> change => match change {
-                Ok(()) => self.license_changed(),
+                Ok(()) => self.license_changed()?,
                 Err(_) => self.license = never(),
             },
             recv(self.forgotten) -> change => match change {

@@ -5,6 +5,7 @@
 use super::actions::configuration;
 use super::{Engine, Order};
 use crate::broker::after_look;
+use crate::clients::{self, Situation};
 use crate::ledger_thread;
 use crate::link::Flight;
 use crate::reader::Outcome as Read;
@@ -205,10 +206,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn license_changed(&mut self) {
+    pub(super) fn license_changed(&mut self) -> Result<(), Stop> {
         let spread = self.context.license.multi_partition();
         if spread == self.spread {
-            return;
+            return Ok(());
         }
         self.spread = spread;
         self.scheduler.apply(self.now(), Event::Spread(spread));
@@ -220,6 +221,20 @@ impl Engine {
                 self.settings.partition
             );
         }
+        self.arrange_clients()
+    }
+
+    /// More partitions may need more clients. There are never fewer than there were: idle ones cost little.
+    fn arrange_clients(&mut self) -> Result<(), Stop> {
+        let Topic { chunk_size, partitions, .. } = self.scheduler.topic();
+        let (spread, partitions) = (self.spread, partitions as usize);
+        let clients = clients::number(Situation { spread, partitions, chunk_size, ..self.situation });
+        let before = self.link.clients();
+        self.link.grow(clients).map_err(configuration)?;
+        if self.link.clients() > before {
+            tracing::info!("{} producer client(s) from now on, {before} before", self.link.clients());
+        }
+        Ok(())
     }
 
     /// The topic was looked at.
@@ -249,7 +264,7 @@ impl Engine {
             tracing::info!("chunk size of new files: {chunk_size} bytes (the topic takes {limit})");
         }
         self.scheduler.apply(self.now(), Event::Topic(topic));
-        Ok(())
+        self.arrange_clients()
     }
 
     /// Chunk size of new files and the largest one allowed; `None` when no size fits, which is told.

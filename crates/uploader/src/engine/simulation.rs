@@ -5,6 +5,7 @@
 
 use super::{Engine, Files, Outstanding, Spool};
 use crate::broker::{RecordLimit, Watch};
+use crate::clients::Situation;
 use crate::disposal::Disposal;
 use crate::ledger_thread::{LedgerThread, Report, write_batch};
 use crate::link::Link;
@@ -40,6 +41,8 @@ pub use crate::spool::{HeldSpool, Identity, Retired, Verdict};
 const OUTSTANDING_MAX: usize = 256;
 /// Unfinished transfers taken up at one start, at most.
 const UNFINISHED_MAX: usize = 4_096;
+/// Producer clients: several, so that a record's report finds its own.
+const CLIENTS: u64 = 2;
 /// The one spool's name, and the uploader's.
 const NAME: &str = "up";
 
@@ -140,6 +143,7 @@ impl Stage {
             spools: vec![spool],
             partition: 0,
             chunk_size: None,
+            threads: None,
             rate_max: None,
             partition_rate_max: None,
         };
@@ -218,7 +222,7 @@ impl Uploader {
         let (disposal, orders, retired) = Disposal::without_thread(OUTSTANDING_MAX);
         let (watch, looks, asked) = Watch::without_thread();
         let (taker, handed) = bounded(OUTSTANDING_MAX);
-        let (link, deliveries) = Link::handed(taker, tuning, OUTSTANDING_MAX);
+        let (link, deliveries) = Link::handed(&taker, tuning, OUTSTANDING_MAX, CLIENTS);
         let (ready, files) = bounded(OUTSTANDING_MAX);
         let (answering, answers) = bounded(OUTSTANDING_MAX);
         let buffers = Arc::new(Buffers::default());
@@ -240,6 +244,7 @@ impl Uploader {
             readers,
             buffers: Arc::clone(&buffers),
             link,
+            situation: Situation { wanted: Some(CLIENTS as usize), ..Situation::default() },
             disposal,
             watch,
             spool: None,

@@ -7,6 +7,7 @@ use super::actions::configuration;
 use super::offers::Failures;
 use super::{Engine, Outstanding, RECORDS_MAX, Spool};
 use crate::broker::{RecordLimit, Subject, Watch};
+use crate::clients::{self, Situation};
 use crate::disposal::Disposal;
 use crate::forget;
 use crate::ledger_thread::LedgerThread;
@@ -22,7 +23,7 @@ use crossbeam_channel::{bounded, select};
 use daemon::status::DISK_LIMIT;
 use daemon::{After, Clock, Context, Exit, ProfileLimits, Stop, Throttle, UploaderRun, UploaderSettings};
 use fsio::lock::{DirLock, LockError};
-use kafka::{ProducerTuning, TopicInfo};
+use kafka::{Distance, ProducerTuning, TopicInfo};
 use protocol::Name;
 use rand::SeedableRng;
 use std::collections::{BTreeMap, VecDeque};
@@ -97,6 +98,10 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         idempotence: profile.idempotence,
         linger: LINGER,
     };
+    let situation = Situation { chunk_size: seen.chunk_size, ..situation(&settings, &profile, &kafka) };
+    let Distance { round_trip, leaders } = watch.distance();
+    let situation =
+        Situation { spread, partitions: seen.partitions as usize, round_trip, leaders, ..situation };
     let transfers_max = TRANSFERS_MAX + found.len();
     let records_max = RECORDS_MAX + transfers_max;
     let buffers = Arc::new(Buffers::default());
@@ -119,7 +124,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         ledger: LedgerThread::start(ledger, 3 * transfers_max, stage("ledger")).map_err(thread_stop)?,
         readers: Readers::start(&buffers, records_max, stage).map_err(thread_stop)?,
         buffers,
-        link: Link::new(kafka, tuning, records_max).map_err(configuration)?,
+        link: Link::new(kafka, tuning, records_max, clients::number(situation)).map_err(configuration)?,
+        situation,
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
         watch,
         spool: Some(spool),
@@ -173,7 +179,8 @@ fn recognise(ledger: &mut ledger::Ledger, dirs: &[Arc<spool::SpoolDir>]) -> Resu
 impl Engine {
     fn announce(&self, topic: Topic) {
         let name = &self.settings.common.topic;
-        let banner = self.context.build.uploader_banner(1, name, topic.partitions as i32, topic.chunk_size);
+        let (clients, partitions) = (self.link.clients(), topic.partitions as i32);
+        let banner = self.context.build.uploader_banner(clients, name, partitions, topic.chunk_size);
         tracing::info!("{banner}");
         if self.topic.timestamp_type_log_append == Some(false) {
             tracing::info!(
@@ -276,6 +283,19 @@ fn limits(settings: &UploaderSettings, profile: &ProfileLimits) -> Limits {
         partition_bytes_max: 0,
         rate_max: settings.rate_max,
         partition_rate_max: settings.partition_rate_max.or(profile.partition_rate_max),
+    }
+}
+
+/// What decides how many clients there are, as far as it never changes.
+fn situation(settings: &UploaderSettings, profile: &ProfileLimits, kafka: &kafka::Settings) -> Situation {
+    Situation {
+        wanted: settings.threads,
+        requests: kafka::requests_in_flight(kafka, profile.idempotence),
+        encrypted: kafka::is_encrypted(kafka),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        rate_max: settings.rate_max,
+        partition_rate_max: settings.partition_rate_max.or(profile.partition_rate_max),
+        ..Situation::default()
     }
 }
 

@@ -18,10 +18,8 @@ const ONE_WAY: Duration = Duration::from_millis(25);
 const RATE: u64 = 200_000_000;
 const FAR: Weather = Weather { delay: ONE_WAY, rate: Some(RATE), hole: false, refuse: false };
 /// The bare client as safe as the daemon's, and with as many requests under way as its connection takes.
-const BARE: [(&str, &str); 2] = [
-    ("in order", "enable.idempotence=true"),
-    ("unordered", "max.in.flight.requests.per.connection=64"),
-];
+const BARE: [(&str, &str); 2] =
+    [("in order", "enable.idempotence=true"), ("unordered", "max.in.flight.requests.per.connection=64")];
 /// Topics with so many partitions; the first is without a licence.
 const PARTITIONS: [i32; 5] = [1, 1, 2, 4, 8];
 
