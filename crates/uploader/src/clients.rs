@@ -13,7 +13,7 @@ pub const NEAR: Duration = Duration::from_millis(5);
 const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
-/// Most clients that are chosen without being asked for; each is about five threads and a connection per broker.
+/// Most clients that are chosen without being asked for; each is two threads, and per broker another and a connection.
 const CHOSEN_MAX: usize = 8;
 
 /// What the choice depends on.
