@@ -74,6 +74,9 @@ pub enum TreeError {
     /// Two subtrees cover the same byte.
     #[error("two subtrees overlap")]
     Overlap,
+    /// A subtree that begins, or ends before the file does, within a leaf.
+    #[error("a subtree does not lie on the leaves of the file")]
+    Unaligned,
 }
 
 /// The unmerged subtrees of one file of more than one leaf.
@@ -103,6 +106,10 @@ impl DigestTree {
         let Subtree { offset, len, value } = subtree;
         let end =
             offset.checked_add(len).filter(|end| len > 0 && *end <= self.size).ok_or(TreeError::Outside)?;
+        // The hash's own arithmetic panics on what no hash has made.
+        if offset % LEAF != 0 || (end != self.size && end % LEAF != 0) {
+            return Err(TreeError::Unaligned);
+        }
         let before = self.nodes.range(..end).next_back();
         if self.root.is_some()
             || (len == self.size && !self.nodes.is_empty())
@@ -255,5 +262,20 @@ mod tests {
             Err(TreeError::Outside)
         );
         assert_eq!(tree.insert(Subtree { offset: 8, len: 0, value: [1; 32] }), Err(TreeError::Outside));
+    }
+
+    #[test]
+    fn what_does_not_lie_on_leaves_is_refused_and_asked_of_no_hash() {
+        for (offset, len) in [(1, 1), (1, 1023), (1024, 1), (1025, 1023), (0, 1500), (2000, 1000)] {
+            // In its turn beside a neighbour that it could be merged with.
+            let mut tree = DigestTree::new(3000);
+            let _ = tree.insert(Subtree { offset: offset + len, len: 3000 - offset - len, value: [1; 32] });
+            let refused = tree.insert(Subtree { offset, len, value: [2; 32] });
+            assert!(refused.is_err(), "{offset} {len}");
+        }
+        let kept = [1, 2].map(|offset| Subtree { offset, len: 1, value: [1; 32] });
+        assert_eq!(DigestTree::restore(3000, &kept).unwrap_err(), TreeError::Unaligned);
+        let mut tree = DigestTree::new(3000);
+        tree.insert(Subtree { offset: 2048, len: 952, value: [1; 32] }).unwrap();
     }
 }
