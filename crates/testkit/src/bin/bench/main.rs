@@ -7,6 +7,7 @@
 mod bare;
 mod measure;
 mod place;
+mod plot;
 mod rows;
 mod table;
 
@@ -25,9 +26,9 @@ use crate::table::Line;
 struct Options {
     #[command(subcommand)]
     bare: Option<Hidden>,
-    /// Only these rows; see --list.
-    #[arg(long, value_delimiter = ',', value_parser = named)]
-    only: Vec<&'static Row>,
+    /// Only these rows; see --list. `scale` stands for all whose names begin with it.
+    #[arg(long, value_delimiter = ',', value_parser = known)]
+    only: Vec<String>,
     /// Names the rows.
     #[arg(long)]
     list: bool,
@@ -59,6 +60,9 @@ pub(crate) struct Scale {
     /// Seconds for which the idle daemons and the pace are watched.
     #[arg(long, default_value_t = 60)]
     pub seconds: u64,
+    /// Draws the curves of the rows `scale-…` into this folder, as SVG.
+    #[arg(long)]
+    pub plots: Option<std::path::PathBuf>,
     /// Does not look for the bare client's best settings first.
     #[arg(long)]
     pub untuned: bool,
@@ -71,8 +75,15 @@ enum Hidden {
     Bare(bare::Options),
 }
 
-fn named(name: &str) -> Result<&'static Row, String> {
-    rows::ALL.iter().find(|row| row.name == name).ok_or_else(|| "no such row; see --list".to_owned())
+/// Whether the row is asked for: by its name, or by what stands before the dash in it.
+fn is_named(row: &Row, name: &str) -> bool {
+    row.name == name
+        || row.name.strip_prefix(name).is_some_and(|rest| name == "scale" && rest.starts_with('-'))
+}
+
+fn known(name: &str) -> Result<String, String> {
+    let any = rows::ALL.iter().any(|row| is_named(row, name));
+    if any { Ok(name.to_owned()) } else { Err("no such row; see --list".to_owned()) }
 }
 
 /// `2GB`, `500MB`, or plain bytes.
@@ -106,8 +117,9 @@ fn main() -> ExitCode {
 
 fn bench(options: &Options) -> ExitCode {
     print!("{}", table::machine());
-    let chosen: Vec<&Row> =
-        if options.only.is_empty() { rows::ALL.iter().collect() } else { options.only.clone() };
+    let only = &options.only;
+    let is_chosen = |row: &&Row| only.is_empty() || only.iter().any(|name| is_named(row, name));
+    let chosen: Vec<&Row> = rows::ALL.iter().filter(is_chosen).collect();
     let (mut lines, mut failed): (Vec<Line>, Vec<String>) = (Vec::new(), Vec::new());
     for row in chosen {
         println!("\n{}: {}", row.name, row.what);

@@ -63,7 +63,8 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
     Ok(PARTITIONS.into_iter().zip(&all).skip(1).map(line).collect())
 }
 
-fn upload(place: &Place, file: &Path, size: u64, partitions: i32, licensed: bool) -> Result<f64> {
+/// Megabytes per second of the file over the link.
+pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, licensed: bool) -> Result<f64> {
     let round = place.round_far(partitions, licensed);
     // Before the start: how far the broker is decides how many clients there are.
     place.link.set(FAR);

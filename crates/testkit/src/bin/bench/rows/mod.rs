@@ -6,6 +6,7 @@ mod large;
 mod link;
 mod memory;
 mod pace;
+mod scale;
 mod single;
 mod small;
 mod start;
@@ -40,6 +41,28 @@ pub(crate) static ALL: &[Row] = &[
     Row { name: "backlog", what: "a very large number of files, start to first record", run: start::backlog },
     Row { name: "idle", what: "both daemons with nothing to do", run: memory::idle },
     Row { name: "restart", what: "start with many files remembered", run: start::remembered },
+    Row {
+        name: "scale-speed",
+        what: "speed over 1 to 16 partitions, capped and far",
+        run: scale::partitions,
+    },
+    Row {
+        name: "scale-partitions",
+        what: "memory and processor time over 1 to 128 partitions",
+        run: scale::costs_of_partitions,
+    },
+    Row {
+        name: "scale-files",
+        what: "memory and processor time over the number of files",
+        run: scale::costs_of_files,
+    },
+    Row {
+        name: "scale-open",
+        what: "memory and processor time over transfers at the same time",
+        run: scale::costs_of_open,
+    },
+    Row { name: "scale-uploaders", what: "1 to 64 uploaders into one topic", run: scale::uploaders },
+    Row { name: "scale-brokers", what: "one broker against three with three copies", run: scale::brokers },
 ];
 
 impl std::fmt::Debug for Row {
