@@ -60,6 +60,9 @@ pub(crate) struct Scale {
     /// Seconds for which the idle daemons and the pace are watched.
     #[arg(long, default_value_t = 60)]
     pub seconds: u64,
+    /// How long the long link is, there and back, milliseconds. A busy machine fills no link of 50; over a longer one it is the link that counts.
+    #[arg(long, default_value_t = 50)]
+    pub round_trip: u64,
     /// Draws the curves of the rows `scale-…` into this folder, as SVG.
     #[arg(long)]
     pub plots: Option<std::path::PathBuf>,

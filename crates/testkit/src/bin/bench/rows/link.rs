@@ -13,15 +13,17 @@ use crate::measure::{Bare, median, settle_disk};
 use crate::place::{Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
-/// There and back in 50 ms.
-const ONE_WAY: Duration = Duration::from_millis(25);
 const RATE: u64 = 200_000_000;
-const FAR: Weather = Weather { delay: ONE_WAY, rate: Some(RATE), hole: false, refuse: false };
 /// The bare client as safe as the daemon's, and with as many requests under way as its connection takes.
 const BARE: [(&str, &str); 2] =
     [("in order", "enable.idempotence=true"), ("unordered", "max.in.flight.requests.per.connection=64")];
 /// Topics with so many partitions; the first is without a licence.
 const PARTITIONS: [i32; 5] = [1, 1, 2, 4, 8];
+
+fn far(place: &Place) -> Weather {
+    let delay = Duration::from_millis(place.scale.round_trip) / 2;
+    Weather { delay, rate: Some(RATE), ..Weather::default() }
+}
 
 /// A large file over the link, in turn without a licence and over one partition and more.
 pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
@@ -46,7 +48,10 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
     let all: Vec<f64> = speeds.into_values().map(median).collect();
     let single = all.first().copied().unwrap_or(f64::NAN);
     let line = |(partitions, speed): (i32, &f64)| Line {
-        what: format!("link of 50 ms there and back, 200 MB/s: {partitions} partition(s)"),
+        what: format!(
+            "link of {} ms there and back, 200 MB/s: {partitions} partition(s)",
+            place.scale.round_trip
+        ),
         product: format!("{speed:.0} MB/s"),
         against: format!("single-partition operation {single:.0} MB/s"),
         value: speed / single,
@@ -67,7 +72,7 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
 pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, licensed: bool) -> Result<f64> {
     let round = place.round_far(partitions, licensed);
     // Before the start: how far the broker is decides how many clients there are.
-    place.link.set(FAR);
+    place.link.set(far(place));
     let mut uploader = round.ready_uploader(&[]);
     let (aside, mark) = (round.aside(file)?, uploader.mark());
     settle_disk();
@@ -82,7 +87,7 @@ pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, lic
 /// One bare client: what a single connection carries, with the guarantee of order and without.
 fn bare(place: &Place, file: &Path, size: u64, partitions: i32, property: &str) -> Result<f64> {
     let round = place.round_far(partitions, true);
-    place.link.set(FAR);
+    place.link.set(far(place));
     let mut args = vec!["--upload".to_owned(), file.display().to_string()];
     let words = ["--topic", &round.topic, "--window", "64", "--property", property, "--bootstrap"];
     args.extend(words.iter().map(|&word| word.to_owned()));
