@@ -7,8 +7,10 @@ use crate::merge::{Batch, Closing, Skipped, StreamKey, Transfer, TransferState};
 use ledger::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use ledger::{Ledger, Schema};
 use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+
+mod streams;
 
 /// Skipped ranges are remembered for questions; older ones beyond so many rows are dropped.
 const SKIPPED_ROWS_MAX: i64 = 100_000;
@@ -199,13 +201,10 @@ impl Store {
     ) -> Result<(), ledger::Error> {
         self.ledger.transaction(|tx| {
             batch.transfers.iter().try_for_each(|state| write_transfer(tx, state))?;
-            for intent in intents {
-                delete_by_id(tx, "transfer", intent.header.transfer)?;
-                write_intent(tx, intent)?;
-            }
+            write_intents(tx, intents)?;
             batch.closing.iter().try_for_each(|closing| write_ending(tx, closing))?;
-            batch.streams.iter().try_for_each(|change| write_stream(tx, change))?;
-            delivered.iter().try_for_each(|file| write_delivered(tx, file))?;
+            streams::write(tx, &batch.streams)?;
+            write_delivered(tx, delivered)?;
             batch.skipped.iter().try_for_each(|skipped| write_skipped(tx, skipped))?;
             write_staged(tx, &batch.staged)
         })
@@ -335,12 +334,16 @@ fn node_bytes(node: &Subtree) -> Vec<u8> {
     [&node.offset.to_le_bytes()[..], &node.len.to_le_bytes(), &node.value].concat()
 }
 
-fn write_intent(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
-    let id = intent.header.transfer;
+/// Writes the intents in place of what had arrived. Files of one run of an uploader mostly come in a row.
+fn write_intents(tx: &Transaction<'_>, intents: &[Intent]) -> rusqlite::Result<()> {
+    let mut begun: BTreeMap<StreamKey, streams::Numbers> = BTreeMap::new();
     let mut statement =
         tx.prepare_cached("INSERT OR REPLACE INTO intent VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
-    statement
-        .execute(params![
+    for intent in intents {
+        let id = intent.header.transfer;
+        let key = (id.uploader, id.incarnation);
+        begun.entry(key).or_default().add(id.sequence, id.sequence.saturating_add(1));
+        statement.execute(params![
             &id.uploader.0[..],
             id.incarnation.0 as i64,
             id.sequence as i64,
@@ -348,8 +351,9 @@ fn write_intent(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
             &intent.digest[..],
             intent.destination,
             firsts_bytes(&intent.firsts)
-        ])
-        .map(|_| ())
+        ])?;
+    }
+    begun.iter().try_for_each(|(key, numbers)| streams::delete_numbers(tx, "transfer", *key, numbers))
 }
 
 fn write_ending(tx: &Transaction<'_>, closing: &Closing) -> rusqlite::Result<()> {
@@ -362,51 +366,21 @@ fn write_ending(tx: &Transaction<'_>, closing: &Closing) -> rusqlite::Result<()>
         .map(|_| ())
 }
 
-fn write_stream(tx: &Transaction<'_>, change: &crate::merge::StreamChange) -> rusqlite::Result<()> {
-    let (uploader, incarnation) = (&change.key.0.0[..], change.key.1.0 as i64);
-    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO stream VALUES(?1, ?2, ?3, ?4, ?5)")?;
-    statement.execute(params![
-        uploader,
-        incarnation,
-        change.uploader.as_str(),
-        change.checked,
-        change.closed_below as i64
-    ])?;
-    if let Some(ranges) = &change.change {
-        let query = "DELETE FROM closed WHERE uploader = ?1 AND incarnation = ?2 AND first = ?3";
-        let mut delete = tx.prepare_cached(query)?;
-        for first in &ranges.removed {
-            delete.execute(params![uploader, incarnation, *first as i64])?;
-        }
-        let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO closed VALUES(?1, ?2, ?3, ?4)")?;
-        insert.execute(params![uploader, incarnation, ranges.start as i64, ranges.end as i64])?;
-    }
-    if let Some((first, beyond)) = change.lost {
-        let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO lost VALUES(?1, ?2, ?3, ?4)")?;
-        insert.execute(params![uploader, incarnation, first as i64, beyond as i64])?;
-    }
-    let (first, beyond) = change.closes;
-    // A single number is the rule; a range is a loss of files never seen, which have neither intent nor ending.
-    if beyond == first.saturating_add(1) {
-        let id = TransferId { uploader: change.key.0, incarnation: change.key.1, sequence: first };
-        delete_by_id(tx, "intent", id)?;
-        delete_by_id(tx, "ending", id)?;
-    }
-    Ok(())
-}
-
-fn write_delivered(tx: &Transaction<'_>, file: &Delivered) -> rusqlite::Result<()> {
+fn write_delivered(tx: &Transaction<'_>, delivered: &[Delivered]) -> rusqlite::Result<()> {
     let mut statement =
         tx.prepare_cached("INSERT INTO delivered VALUES(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
-    let row = statement.insert(params![
-        file.header.uploader.as_str(),
-        file.header.spool.as_str(),
-        file.header.file.path.as_bytes(),
-        file.header.file.size as i64,
-        &file.digest[..],
-        file.visible_as,
-        file.at
-    ])?;
+    let mut row = 0;
+    for file in delivered {
+        row = statement.insert(params![
+            file.header.uploader.as_str(),
+            file.header.spool.as_str(),
+            file.header.file.path.as_bytes(),
+            file.header.file.size as i64,
+            &file.digest[..],
+            file.visible_as,
+            file.at
+        ])?;
+    }
     let mut prune = tx.prepare_cached("DELETE FROM delivered WHERE number <= ?1")?;
     prune.execute([row - DELIVERED_ROWS_MAX]).map(|_| ())
 }

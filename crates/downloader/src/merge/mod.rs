@@ -26,7 +26,7 @@ pub use transfer::Transfer;
 
 use mutation::Mutation;
 use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
-use ranges::RangeSet;
+pub(crate) use ranges::RangeSet;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more is refused.
