@@ -26,9 +26,11 @@ pub trait Disk: Debug + Send + Sync {
     type Folder: Debug + Send;
 
     /// [`PartialStore::create`].
-    fn create(&self, name: &str) -> io::Result<Self::Partial>;
+    fn create(&self, name: &str, mode: u32) -> io::Result<Self::Partial>;
     /// [`PartialStore::reopen`].
     fn reopen(&self, name: &str) -> io::Result<Option<Self::Partial>>;
+    /// [`PartialStore::reopen_finished`].
+    fn reopen_finished(&self, name: &str) -> io::Result<Option<Self::Partial>>;
     /// [`PartialStore::remove`].
     fn remove(&self, name: &str) -> io::Result<()>;
     /// [`PartialStore::exists`].
@@ -68,6 +70,8 @@ pub trait PartialFile: Debug + Send + Sync {
     fn reserve(&self, size: u64) -> io::Result<()>;
     /// [`Partial::write_at`].
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// [`Partial::start_writing`].
+    fn start_writing(&self, offset: u64, len: u64);
     /// [`Partial::finish`].
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()>;
     /// [`Partial::fdatasync`].
@@ -90,12 +94,16 @@ impl Disk for PartialStore {
     type Partial = Partial;
     type Folder = fsio::Dir;
 
-    fn create(&self, name: &str) -> io::Result<Partial> {
-        PartialStore::create(self, name)
+    fn create(&self, name: &str, mode: u32) -> io::Result<Partial> {
+        PartialStore::create(self, name, mode)
     }
 
     fn reopen(&self, name: &str) -> io::Result<Option<Partial>> {
         PartialStore::reopen(self, name)
+    }
+
+    fn reopen_finished(&self, name: &str) -> io::Result<Option<Partial>> {
+        PartialStore::reopen_finished(self, name)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -176,6 +184,10 @@ impl PartialFile for Partial {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         Partial::write_at(self, offset, bytes)
+    }
+
+    fn start_writing(&self, offset: u64, len: u64) {
+        Partial::start_writing(self, offset, len);
     }
 
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {

@@ -19,6 +19,23 @@ pub struct Slot<P = fsio::Partial> {
     file: Mutex<File<P>>,
 }
 
+/// Permission bits of a file as long as pieces of it are missing.
+const PRIVATE_MODE: u32 = 0o600;
+/// Permission of a file's owner to read it.
+const OWNER_READS: u32 = 0o400;
+
+/// How a file's bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrives {
+    /// In one record, so in one write.
+    AtOnce {
+        /// Permission bits that it shall have.
+        mode: u32,
+    },
+    /// In chunks, in any order.
+    InPieces,
+}
+
 /// Where a slot's partial stands.
 #[derive(Debug)]
 enum File<P> {
@@ -26,6 +43,8 @@ enum File<P> {
     None,
     /// On disk, with bytes that count, and not open.
     Parked,
+    /// The same, and nothing is missing: it has the permission bits that it shall have.
+    Finished,
     Open(Arc<P>),
 }
 
@@ -98,14 +117,18 @@ impl<D: Disk> Slots<D> {
         }
     }
 
-    /// Closes the file of a transfer that nobody writes at the moment (set aside, or small and written); it stays on
-    /// disk and is opened again when it is needed.
+    /// Closes the file of a transfer that was set aside; it stays on disk and is opened again when it is needed.
     pub fn park(&self, id: TransferId) {
         let slot = crate::lock(&self.map).get(&id).map(|(_, slot)| Arc::clone(slot));
-        let Some(slot) = slot else { return };
-        let mut file = crate::lock(&slot.file);
-        if matches!(*file, File::Open(_)) {
-            *file = File::Parked;
+        if let Some(slot) = slot {
+            close(&slot, File::Parked);
+        }
+    }
+
+    /// Closes a small file that is written, unless its permission bits would keep its owner from opening it again.
+    pub fn park_finished(&self, slot: &Slot<D::Partial>, mode: u32) {
+        if mode & OWNER_READS != 0 {
+            close(slot, File::Finished);
         }
     }
 
@@ -131,15 +154,28 @@ impl<D: Disk> Slots<D> {
         std::mem::take(&mut *crate::lock(&self.replaced))
     }
 
-    /// The open partial, made with room for `size` bytes if it is not there yet.
-    pub fn open(&self, slot: &Slot<D::Partial>, size: u64) -> Result<Arc<D::Partial>, SlotError> {
+    /// The open partial, made if it is not there yet. Room for `size` bytes is set aside for a file that comes in pieces;
+    /// a small one is made with its permission bits and written at once, so that the write shows whether there is room.
+    pub fn open(
+        &self,
+        slot: &Slot<D::Partial>,
+        size: u64,
+        arrives: Arrives,
+    ) -> Result<Arc<D::Partial>, SlotError> {
         let mut file = crate::lock(&slot.file);
         if let Some(partial) = self.opened_or_parked(slot, &mut file).map_err(SlotError::Io)? {
             return Ok(partial);
         }
+        if let Arrives::AtOnce { mode } = arrives {
+            self.check_room(size)?;
+            let partial = self.store.create(&slot.name, mode).map_err(|error| self.sort(error, size))?;
+            let partial = Arc::new(partial);
+            *file = File::Open(Arc::clone(&partial));
+            return Ok(partial);
+        }
         let _placing = crate::lock(&self.placing);
         self.check_room(size)?;
-        let partial = self.store.create(&slot.name).map_err(|error| self.sort(error, size))?;
+        let partial = self.store.create(&slot.name, PRIVATE_MODE).map_err(|error| self.sort(error, size))?;
         if let Err(error) = partial.reserve(size) {
             // The room that was set aside in part goes back, so that others can use it.
             self.store.remove(&slot.name).map_err(SlotError::Io)?;
@@ -179,14 +215,16 @@ impl<D: Disk> Slots<D> {
         slot: &Slot<D::Partial>,
         file: &mut File<D::Partial>,
     ) -> io::Result<Option<Arc<D::Partial>>> {
-        if let File::Parked = file {
-            let gone = || io::Error::new(io::ErrorKind::NotFound, format!("partial {} is gone", slot.name));
-            *file = File::Open(Arc::new(self.store.reopen(&slot.name)?.ok_or_else(gone)?));
-        }
-        match file {
-            File::Open(partial) => Ok(Some(Arc::clone(partial))),
-            File::None | File::Parked => Ok(None),
-        }
+        let opened = match file {
+            File::Open(partial) => return Ok(Some(Arc::clone(partial))),
+            File::None => return Ok(None),
+            File::Parked => self.store.reopen(&slot.name)?,
+            File::Finished => self.store.reopen_finished(&slot.name)?,
+        };
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("partial {} is gone", slot.name));
+        let partial = Arc::new(opened.ok_or_else(gone)?);
+        *file = File::Open(Arc::clone(&partial));
+        Ok(Some(partial))
     }
 
     fn check_room(&self, size: u64) -> Result<(), SlotError> {
@@ -222,6 +260,13 @@ impl<D: Disk> Slots<D> {
         let available =
             self.store.space().map_or(0, |space| space.available.saturating_sub(self.reserve_bytes(space)));
         SlotError::Full { available, required: size }
+    }
+}
+
+fn close<P>(slot: &Slot<P>, how: File<P>) {
+    let mut file = crate::lock(&slot.file);
+    if matches!(*file, File::Open(_)) {
+        *file = how;
     }
 }
 

@@ -7,7 +7,7 @@ use crate::disk::{Disk, PartialFile};
 use crate::losses;
 use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
-use crate::slots::SlotError;
+use crate::slots::{Arrives, SlotError};
 use crate::unreadable::Order;
 use daemon::{CHUNK_TARGET, bytes_text, escape_name};
 use fsio::FileAttributes;
@@ -391,7 +391,11 @@ fn say_refused<D: Disk>(shared: &Shared<D>, header: &Header, why: Refusal) {
 
 fn write<D: Disk>(shared: &Shared<D>, ticket: &Ticket, record: &Record<'_>) -> Result<Written, SlotError> {
     let Some(slot) = shared.slots.get(ticket.id, ticket.attempt) else { return Ok(Written::No) };
-    let partial = shared.slots.open(&slot, ticket.size)?;
+    let arrives = match record.body {
+        Body::Whole { .. } => Arrives::AtOnce { mode: record.header.file.mode },
+        _ => Arrives::InPieces,
+    };
+    let partial = shared.slots.open(&slot, ticket.size, arrives)?;
     let payload = payload(record);
     let write = || {
         partial.write_at(ticket.at, payload)?;
@@ -401,9 +405,12 @@ fn write<D: Disk>(shared: &Shared<D>, ticket: &Ticket, record: &Record<'_>) -> R
         Ok(())
     };
     write().map_err(|error| shared.slots.sort(error, payload.len() as u64))?;
+    if let Body::Chunk { .. } = &record.body {
+        partial.start_writing(ticket.at, payload.len() as u64);
+    }
     if let Body::Whole { .. } = &record.body {
         // All of it is written: thousands may wait for the committer, and need no descriptor for that.
-        shared.slots.park(ticket.id);
+        shared.slots.park_finished(&slot, record.header.file.mode);
     }
     Ok(Written::Yes)
 }

@@ -189,7 +189,7 @@ mod tests {
 
     fn put(out: &Path, content: &[u8], destination: &[u8], rule: Collision) -> io::Result<Published> {
         let store = PartialStore::open(out).unwrap();
-        store.create("p").unwrap().write_at(0, content).unwrap();
+        store.create("p", 0o600).unwrap().write_at(0, content).unwrap();
         let mut touched = Touched::new();
         publish(store.partials(), b"p", store.output(), destination, rule, &tag, &mut touched)
     }

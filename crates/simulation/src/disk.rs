@@ -320,7 +320,7 @@ impl Disk for SimDisk {
     type Partial = SimPartial;
     type Folder = u64;
 
-    fn create(&self, name: &str) -> io::Result<SimPartial> {
+    fn create(&self, name: &str, _mode: u32) -> io::Result<SimPartial> {
         let mut state = self.state();
         state.operation("create", name.len() as u64)?;
         if state.available() == 0 {
@@ -346,6 +346,10 @@ impl Disk for SimDisk {
             Some(Entry::File(inode)) => Ok(Some(SimPartial { disk: self.clone(), inode })),
             _ => Ok(None),
         }
+    }
+
+    fn reopen_finished(&self, name: &str) -> io::Result<Option<SimPartial>> {
+        self.reopen(name)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -532,6 +536,9 @@ impl PartialFile for SimPartial {
         state.step();
         Ok(())
     }
+
+    /// What is pending may reach the disk at any time as it is.
+    fn start_writing(&self, _offset: u64, _len: u64) {}
 
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {
         let mut state = self.disk.state();
