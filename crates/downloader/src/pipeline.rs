@@ -37,6 +37,8 @@ const ENDING_LOOK: Duration = Duration::from_millis(20);
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions for the group's offsets to one client; then another one asks.
 const COMMITTED_QUESTIONS: u32 = 8;
+/// This part of `memory_max` waits in queues; answers on their way and the pages being written take the rest.
+const QUEUED_PART: u64 = 8;
 /// Bound of one answer of the broker; several keep one partition from waiting for another.
 const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -222,8 +224,9 @@ fn group_id(environment: &Environment<'_>) -> String {
 }
 
 fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> ConsumerTuning {
-    // Three eighths of the budget wait in queues; answers on their way and the pages being written take the rest.
-    let queued_max_kbytes_total = (environment.settings.common.memory_max / 8 * 3 / 1024) as usize;
+    // What waits longer is out of the processor's caches when its turn comes, and a queue that is never full makes the memory
+    // that is taken a matter of luck.
+    let queued_max_kbytes_total = (environment.settings.common.memory_max / QUEUED_PART / 1024) as usize;
     let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
     let message_max_bytes =
         believed.or(environment.profile.max_record_bytes).unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES);
