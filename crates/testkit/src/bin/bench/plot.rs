@@ -26,9 +26,14 @@ impl Curve {
         Curve { name: name.into(), points: Vec::new() }
     }
 
+    /// The points above zero: processor time is counted in hundredths of a second, and may be less than one.
+    fn above_zero(&self) -> impl Iterator<Item = &(f64, f64)> {
+        self.points.iter().filter(|point| point.1 > 0.0)
+    }
+
     /// The power of the number with which it grows: 1 is linear, 0 is flat. The slope of the straight line through the logarithms.
     pub fn power(&self) -> f64 {
-        let logs: Vec<(f64, f64)> = self.points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
+        let logs: Vec<(f64, f64)> = self.above_zero().map(|(x, y)| (x.ln(), y.ln())).collect();
         let count = logs.len() as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / count;
         let (x, y) = (mean(|log| log.0), mean(|log| log.1));
@@ -38,7 +43,7 @@ impl Curve {
 
     /// The last figure by the first.
     pub fn ratio(&self) -> f64 {
-        match (self.points.first(), self.points.last()) {
+        match (self.above_zero().next(), self.above_zero().last()) {
             (Some(first), Some(last)) => last.1 / first.1,
             _ => f64::NAN,
         }
