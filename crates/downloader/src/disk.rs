@@ -70,8 +70,6 @@ pub trait PartialFile: Debug + Send + Sync {
     fn reserve(&self, size: u64) -> io::Result<()>;
     /// [`Partial::write_at`].
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// [`Partial::start_writing`].
-    fn start_writing(&self, offset: u64, len: u64);
     /// [`Partial::finish`].
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()>;
     /// [`Partial::fdatasync`].
@@ -184,10 +182,6 @@ impl PartialFile for Partial {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         Partial::write_at(self, offset, bytes)
-    }
-
-    fn start_writing(&self, offset: u64, len: u64) {
-        Partial::start_writing(self, offset, len);
     }
 
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {

@@ -405,9 +405,6 @@ fn write<D: Disk>(shared: &Shared<D>, ticket: &Ticket, record: &Record<'_>) -> R
         Ok(())
     };
     write().map_err(|error| shared.slots.sort(error, payload.len() as u64))?;
-    if let Body::Chunk { .. } = &record.body {
-        partial.start_writing(ticket.at, payload.len() as u64);
-    }
     if let Body::Whole { .. } = &record.body {
         // All of it is written: thousands may wait for the committer, and need no descriptor for that.
         shared.slots.park_finished(&slot, record.header.file.mode);

@@ -3,14 +3,11 @@
 //! What must never happen here: a name from the topic in the work folder (partials are named by us), or bytes counted
 //! as durable that no successful barrier stands behind.
 
-#![allow(unsafe_code, reason = "no safe crate offers sync_file_range; every block states why it is sound")]
-
 use crate::Dir;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -149,15 +146,6 @@ impl Partial {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Asks the kernel to begin to write these bytes to the disk, so that the barrier behind them has less left to do. It
-    /// is no barrier, and what fails here is still told by the next one.
-    pub fn start_writing(&self, offset: u64, len: u64) {
-        let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) else { return };
-        // SAFETY: the descriptor is open as long as `self`; the other arguments are numbers.
-        let _only_a_hint =
-            unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
-    }
-
     /// Gives the file its length, permission bits, modification time and digest attribute.
     pub fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {
         // What is right already costs no change of the inode: a small file is made with its mode, and writing gave it
@@ -206,6 +194,7 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    #![allow(unsafe_code, reason = "only the bare system call changes the user of one thread")]
     use super::*;
     use rustix::process::{Gid, Uid};
     use std::os::unix::fs::PermissionsExt as _;

@@ -537,9 +537,6 @@ impl PartialFile for SimPartial {
         Ok(())
     }
 
-    /// What is pending may reach the disk at any time as it is.
-    fn start_writing(&self, _offset: u64, _len: u64) {}
-
     fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {
         let mut state = self.disk.state();
         state.operation("finish", attributes.size)?;
