@@ -57,6 +57,21 @@ fn a_bad_property_is_named() {
 }
 
 #[test]
+fn the_distance_is_the_way_and_counts_leaders() {
+    let mock = mock(4);
+    let admin = Admin::new(&settings(&mock)).unwrap();
+    // The way is never shorter than the stand-in makes it; how much longer is the machine's affair.
+    let way = Duration::from_millis(150);
+    mock.broker_round_trip_time(1, way).unwrap();
+    let found = admin.distance(3, Duration::ZERO, TIMEOUT).unwrap();
+    assert!(found.round_trip >= way && found.round_trip < TIMEOUT, "{found:?}");
+    assert_eq!(found.leaders, 1);
+    let gone = Admin::new(&settings_for(&nobody(), TOPIC)).unwrap();
+    let refused = gone.distance(3, Duration::ZERO, Duration::from_millis(300));
+    assert!(matches!(refused, Err(Error::Unreachable(_))), "{refused:?}");
+}
+
+#[test]
 fn watermarks_of_many_partitions_come_at_once_and_fresh() {
     let mock = mock(128);
     let admin = Admin::new(&settings(&mock)).unwrap();
