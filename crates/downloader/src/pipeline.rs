@@ -224,8 +224,7 @@ fn group_id(environment: &Environment<'_>) -> String {
 }
 
 fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> ConsumerTuning {
-    // What waits longer is out of the processor's caches when its turn comes, and a queue that is never full makes the memory
-    // that is taken a matter of luck.
+    // More than a few answers would only wait, and cost memory.
     let queued_max_kbytes_total = (environment.settings.common.memory_max / QUEUED_PART / 1024) as usize;
     let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
     let message_max_bytes =
