@@ -152,6 +152,17 @@ fn a_user_drops_files_with_a_umask_of_his_own() {
         0
     );
 
+    // Neither daemon is root: files that nobody may write are written all the same, and have their bits in the end.
+    for (name, bytes) in [("ro-small", 700), ("ro-large", 3_000_000)] {
+        let drop = format!(
+            "head -c {bytes} /dev/urandom >/tmp/{name} && chmod 444 /tmp/{name} && mv -f /tmp/{name} {SPOOL}/{name}"
+        );
+        as_user(host, "alice", 22, &drop);
+        host.wait_for_line(DOWNLOADER, &format!("{name}: delivered, {bytes} bytes"));
+        assert_eq!(host.sh(&format!("stat -c %a {OUTPUT}/umask/{name}")).trim(), "444");
+        host.sh(&format!("cmp {SPOOL}/{name} {OUTPUT}/umask/{name}"));
+    }
+
     // Sent files are deleted if that is wanted, in folders of others too.
     installed.configure("spool.after: delete\n", "");
     host.sh("systemctl restart streamsend-uploader");
