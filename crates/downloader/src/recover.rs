@@ -93,15 +93,22 @@ fn distrust_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result
          was under way is read again"
     );
     let mut missing = Missing::new();
+    let mut is_there = false;
     for intent in std::mem::take(&mut saved.intents) {
         let Intent { header, digest, destination, .. } = &intent;
         if slots.store().holds(destination, header.file.size, digest)? {
             // Without partial it counts as delivered.
             slots.store().remove(&partial_name(header.transfer, header.attempt))?;
             saved.intents.push(intent);
+            is_there = true;
         } else {
             missing.push((header.transfer, intent.firsts));
         }
+    }
+    if is_there {
+        // Its name may be newer than the last barrier, and the folder that it came from, whose barrier would take it along,
+        // is another one now.
+        slots.store().syncfs()?;
     }
     let (lost, kept): (Vec<_>, Vec<_>) =
         std::mem::take(&mut saved.transfers).into_iter().partition(|transfer| transfer.chunks.count() > 0);

@@ -56,8 +56,8 @@ pub struct Oracle {
     pub tally: Tally,
     /// What was found, in words; the first few.
     pub findings: Vec<String>,
-    /// The file behind each transfer that became visible.
-    by_id: BTreeMap<String, u64>,
+    /// The files behind each transfer that became visible: more than one after a loss of state.
+    by_id: BTreeMap<String, Vec<u64>>,
     /// Deliveries that their users took away.
     taken: Vec<(usize, usize)>,
     taken_inodes: Vec<u64>,
@@ -141,7 +141,7 @@ impl Oracle {
                 format!("    {path} from {}: (file, version) {found:?}", appeared.partial)
             });
             if let Some((id, _attempt)) = appeared.partial.rsplit_once('-') {
-                self.by_id.insert(id.to_owned(), appeared.inode);
+                self.by_id.entry(id.to_owned()).or_default().push(appeared.inode);
             }
         }
     }
@@ -211,8 +211,8 @@ impl Oracle {
     }
 
     fn is_delivered(&self, id: TransferId, disk: &SimDisk) -> bool {
-        let inode = self.by_id.get(&id.to_string());
-        inode.is_some_and(|inode| self.taken_inodes.contains(inode) || disk.is_durably_visible(*inode))
+        let is_safe = |inode: &u64| self.taken_inodes.contains(inode) || disk.is_durably_visible(*inode);
+        self.by_id.get(&id.to_string()).is_some_and(|inodes| inodes.iter().any(is_safe))
     }
 
     fn counts(&mut self, spool: &SimSpool, disk: &SimDisk) -> BTreeMap<(usize, usize), u64> {
