@@ -187,6 +187,8 @@ fn rights_passwords_and_certificates() {
     finds(&check(&down), 77, "group", "fault", &["streamsend-downloader-down", "--operation Read --group"]);
     let mut downloader = Daemon::spawn(DOWNLOADER, ["--config", &down], &[]);
     downloader.wait_for_line("no right to Read group streamsend-downloader-down", LONG);
+    // It reads all the same.
+    downloader.wait_for_line("successfully started", LONG);
     broker.allow("alice", Act::Write, Thing::Topic(&rig.topic));
     broker.allow("alice", Act::Read, Thing::Group("streamsend-downloader-down"));
     assert_eq!(uploader.wait_exit(LONG * 2), 0, "{}", uploader.tail());

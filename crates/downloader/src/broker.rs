@@ -17,11 +17,9 @@ const ASK_MIN: Duration = Duration::from_secs(2);
 const ASK_MAX: Duration = Duration::from_secs(5);
 /// The watchdog is fed so often at least.
 const WATCHDOG_TURN: Duration = Duration::from_secs(1);
-/// The questions for rights hold nothing up for longer. librdkafka 2.12 ends the process (an assertion in
-/// `rd_kafka_enq_once_del_source_return`) when the answer to one of them comes after its time: so they get much of it, and behind a
-/// slow link the second one is not asked.
-const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
-/// A broker that takes longer than this for the first question is not asked the second, which takes two answers.
+/// The questions for rights hold nothing up for longer.
+pub const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
+/// A broker that takes longer than this for the first question is not asked the second, which takes several answers.
 const NEAR: Duration = Duration::from_millis(300);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
@@ -85,13 +83,16 @@ impl Broker {
     /// Once, before the first record: whether this user may read the topic and commit for the group, and whether the clocks of
     /// both sides can be right. He may be given the rights
     /// at any time, so nothing ends here.
-    pub fn ask_rights(&self, group: &str, info: &TopicInfo) {
+    ///
+    /// `on_group` asks as a consumer: librdkafka 2.12 ends the process (an assertion in `rd_kafka_enq_once_del_source_return`) when an
+    /// administrator's question to a group's broker is answered late, or when that broker dies meanwhile.
+    pub fn ask_rights(&self, group: &str, info: &TopicInfo, on_group: impl FnOnce() -> kafka::Result<()>) {
         self.rights_asked.call_once(|| {
             let topic = &self.settings.topic;
             let begun = Instant::now();
             let on_topic = self.admin.topic_rights(RIGHTS_TIMEOUT);
             let near = begun.elapsed() <= NEAR;
-            let on_group = if near { self.admin.group_rights(group, RIGHTS_TIMEOUT) } else { Ok(None) };
+            let on_group = if near { on_group() } else { Ok(()) };
             let missing = |need, answer: kafka::Result<Option<kafka::Rights>>| match answer {
                 Ok(Some(rights)) => checks::missing_rights(need, rights),
                 Err(Error::NotAuthorized(_)) => checks::missing_rights(need, kafka::Rights::default()),
@@ -104,7 +105,7 @@ impl Broker {
                 let what = lacks.join(" and ");
                 error!("no right to {what} on topic {topic}: nothing can be read until it is given: {add} --topic {topic}");
             }
-            if !missing(checks::Need::Commit, on_group).is_empty() {
+            if matches!(on_group, Err(Error::NotAuthorized(_))) {
                 warn!(
                     "no right to Read group {group}: lag tools see nothing, and a lost state directory means beginning anew: \
                      {add} --group {group}"

@@ -4,7 +4,7 @@
 //! the next one begins from the ledger. So there is one way to start, and it is exercised all the time.
 //! What must never happen here: reading on after a failed barrier; a run that reads fewer partitions than it commits.
 
-use crate::broker::Broker;
+use crate::broker::{Broker, RIGHTS_TIMEOUT};
 use crate::commit::{Committer, Placement};
 use crate::losses;
 use crate::merge::Limits;
@@ -21,7 +21,7 @@ use daemon::status::DISK_LIMIT;
 use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -82,7 +82,8 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
     let Some(topic) = environment.broker.wait_for(environment.context, look_up) else {
         return Ok(Ended::Done);
     };
-    environment.broker.ask_rights(&group_id(environment), &topic);
+    let group = group_id(environment);
+    environment.broker.ask_rights(&group, &topic, || may_read_group(environment, &group));
     losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
     let disk = |error| Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));
@@ -195,9 +196,13 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
         let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
         // A client that cannot be made is a mistake in the configuration, which the run's own client tells.
         let Ok((set, readers)) = client else { return Some(nothing()) };
-        drop(readers);
+        let readers = RefCell::new(readers);
         let left = Cell::new(COMMITTED_QUESTIONS);
-        let ask = |broker: &Broker| match set.committed(&partitions, broker.ask_time()) {
+        let ask = |broker: &Broker| match set.committed_or_refused(
+            &mut readers.borrow_mut(),
+            &partitions,
+            broker.ask_time(),
+        ) {
             Ok(answer) => Some(Some(answer)),
             // Without rights on the group there is nothing to learn from it, now or later.
             Err(kafka::Error::NotAuthorized(why)) => {
@@ -211,12 +216,23 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
             }
         };
         let answer = environment.broker.wait_for(environment.context, ask);
+        drop(readers);
         set.stop(Duration::from_secs(1));
         // A client that never had an answer may have missed what changed around it: the next one asks anew.
         if let Some(answer) = answer? {
             return Some(answer);
         }
     }
+}
+
+/// Whether this user may see the group's offsets, which the right to commit them implies. Not for sure the other way round: `doctor` asks for both.
+fn may_read_group(environment: &Environment<'_>, group: &str) -> kafka::Result<()> {
+    let tuning = tuning(environment, None);
+    let (set, mut readers) = ConsumerSet::start(environment.kafka, group, &[], Split::Merged, &tuning)?;
+    let answer = set.committed_or_refused(&mut readers, &[0], RIGHTS_TIMEOUT);
+    drop(readers);
+    set.stop(Duration::from_secs(1));
+    answer.map(drop)
 }
 
 fn group_id(environment: &Environment<'_>) -> String {

@@ -38,6 +38,7 @@ struct State {
 }
 
 struct Complaint {
+    err: i32,
     text: String,
     refused: bool,
     since: Instant,
@@ -72,7 +73,7 @@ impl Complaints {
             (Some(why), Some((who, _))) => format!("{who}{why}"),
             _ => words.to_owned(),
         };
-        let complaint = Complaint { text: words, refused: ffi::is_refusal(err), since: Instant::now() };
+        let complaint = Complaint { err, text: words, refused: ffi::is_refusal(err), since: Instant::now() };
         match err {
             // Follows each single broker's fault, which says more.
             code::ALL_BROKERS_DOWN => state.all_down = Some(complaint),
@@ -109,6 +110,13 @@ impl Complaints {
             .clone()
             .or_else(|| state.last.as_ref().filter(fresh).map(|complaint| complaint.text.clone()))
             .or_else(|| state.all_down.as_ref().filter(fresh).map(|complaint| complaint.text.clone()))
+    }
+
+    /// The current complaint if it is that this user has no right on the group.
+    pub(crate) fn group_refusal(&self) -> Option<String> {
+        let state = self.state();
+        let last = state.last.as_ref()?;
+        (last.err == code::GROUP_REFUSED).then(|| last.text.clone())
     }
 
     /// The current complaint if it is a broker saying no, rather than one that is away.

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// After a commit failed, the next try waits this long.
 const COMMIT_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Events of a client that reads nothing that are looked at after a question without answer.
+const EVENTS_MAX: u32 = 64;
 /// Dropping without `stop` waits this long.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -151,6 +153,32 @@ impl ConsumerSet {
             return Err(core.client().error(err, &core.topic, ""));
         }
         Ok(entries.iter().map(|entry| Some(entry.offset).filter(|offset| *offset >= 0)).collect())
+    }
+
+    /// [`ConsumerSet::committed`] of a set that reads nothing, where it must also be seen that the user has no right on the
+    /// group: librdkafka asks again until the time is over and says why only to who polls.
+    ///
+    /// # Errors
+    /// [`Error::NotAuthorized`](crate::Error::NotAuthorized) then.
+    pub fn committed_or_refused(
+        &self,
+        readers: &mut [Reader],
+        partitions: &[i32],
+        timeout: Duration,
+    ) -> Result<Vec<Option<i64>>> {
+        let answer = self.committed(partitions, timeout);
+        if answer.is_ok() {
+            return answer;
+        }
+        for reader in readers {
+            for _ in 0..EVENTS_MAX {
+                let _kept_as_the_complaint = reader.poll(Duration::ZERO);
+            }
+        }
+        match self.core().client().complaints().group_refusal() {
+            Some(why) => Err(crate::Error::NotAuthorized(why)),
+            None => answer,
+        }
     }
 
     /// [`Reader::seek`] for the thread that has no reader at hand; its reader must not be polled meanwhile.

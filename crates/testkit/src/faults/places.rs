@@ -2,6 +2,8 @@
 //!
 //! What must never happen here: a fault that the daemon did not meet and that is counted, or a mount that stays.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -176,10 +178,20 @@ fn spool_unmounted(row: &mut Row, random: &mut StdRng) -> Result<(), String> {
         up.wait_for_line("successfully started", LONG);
     }
     progress(&mut up, random.random_range(5..40));
-    drop_some(&mut source, random, 1);
-    // Before the uploader sees them: what it deletes is not there to be read any more.
-    oracle.expect_all(handed_over(&real));
-    let _mount = Mount::bind(&real, &rig.spool)?;
+    // Read before the uploader can see them, by the folder that it still has open too: what it deletes is not there any more.
+    let staged = rig.scratch.folder("staged");
+    drop_some(&mut Source::new(&staged, random.random()), random, 1);
+    let later = tree::digest(&staged);
+    oracle.expect_all(later.clone());
+    let first = random.random();
+    let mounted = if first { Some(Mount::bind(&real, &rig.spool)?) } else { None };
+    for path in later.keys() {
+        let path = Path::new(OsStr::from_bytes(path));
+        let to = real.join(path);
+        std::fs::create_dir_all(to.parent().unwrap_or(&real)).map_err(|error| error.to_string())?;
+        std::fs::rename(staged.join(path), to).map_err(|error| error.to_string())?;
+    }
+    let _mount = mounted.map_or_else(|| Mount::bind(&real, &rig.spool), Ok)?;
     let output = rig.output.clone();
     conclude(row, &rig, oracle, (&output, watcher), vec![up, down]);
     Ok(())
