@@ -23,6 +23,8 @@ pub struct Slot<P = fsio::Partial> {
 const PRIVATE_MODE: u32 = 0o600;
 /// Permission of a file's owner to read it.
 const OWNER_READS: u32 = 0o400;
+/// And to write it: without, who is not root cannot give it its attribute. It goes when the file is finished.
+const OWNER_WRITES: u32 = 0o200;
 
 /// How a file's bytes come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +170,8 @@ impl<D: Disk> Slots<D> {
         }
         if let Arrives::AtOnce { mode } = arrives {
             self.check_room(size)?;
-            let partial = self.store.create(&slot.name, mode).map_err(|error| self.sort(error, size))?;
+            let partial =
+                self.store.create(&slot.name, mode | OWNER_WRITES).map_err(|error| self.sort(error, size))?;
             let partial = Arc::new(partial);
             *file = File::Open(Arc::clone(&partial));
             return Ok(partial);

@@ -156,8 +156,9 @@ impl Partial {
         }
         let digest = attributes.digest_hex.as_bytes();
         match rustix::fs::fsetxattr(&self.file, DIGEST_ATTRIBUTE, digest, XattrFlags::empty()) {
-            // A convenience of filesystems that have it; no room for it must not keep the file back.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::DQUOT | Errno::PERM) => {}
+            // A convenience of filesystems that have it; no room for it must not keep the file back, nor permission bits that
+            // it got the first time it was finished.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::DQUOT | Errno::PERM | Errno::ACCESS) => {}
             Err(errno) => return Err(errno.into()),
         }
         if found.st_mode & 0o7777 != attributes.mode & 0o777 {
@@ -260,6 +261,18 @@ mod tests {
             let mode = std::fs::metadata(folder.join(".streamsend/partial/p")).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o444);
             assert!(store.reopen_finished("q").unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn who_is_not_root_finishes_a_read_only_file_more_than_once() {
+        as_an_ordinary_user(|folder| {
+            let store = PartialStore::open(folder).unwrap();
+            let partial = finished(&store, "p", 0o444, 3);
+            let digest_hex = "0".repeat(64);
+            let again = FileAttributes { size: 3, mode: 0o444, mtime_seconds: 7, mtime_nanos: 5, digest_hex };
+            partial.finish(&again).unwrap();
+            partial.fsync().unwrap();
         });
     }
 
