@@ -159,7 +159,7 @@ impl ConsumerSet {
     /// group: librdkafka asks again until the time is over and says why only to who polls.
     ///
     /// # Errors
-    /// [`Error::NotAuthorized`](crate::Error::NotAuthorized) then.
+    /// [`Error::NotAuthorized`] then.
     pub fn committed_or_refused(
         &self,
         readers: &mut [Reader],
