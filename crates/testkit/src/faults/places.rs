@@ -189,7 +189,7 @@ fn spool_unmounted(row: &mut Row, random: &mut StdRng) -> Result<(), String> {
         let path = Path::new(OsStr::from_bytes(path));
         let to = real.join(path);
         std::fs::create_dir_all(to.parent().unwrap_or(&real)).map_err(|error| error.to_string())?;
-        std::fs::rename(staged.join(path), to).map_err(|error| error.to_string())?;
+        crate::source::rename(&staged.join(path), &to);
     }
     let _mount = mounted.map_or_else(|| Mount::bind(&real, &rig.spool), Ok)?;
     let output = rig.output.clone();
