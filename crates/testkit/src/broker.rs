@@ -248,9 +248,15 @@ impl Broker {
         let _ = child.wait();
     }
 
-    /// Stops it from running without ending it (SIGSTOP): connections stay open, nothing answers.
+    /// Stops it from running without ending it (SIGSTOP), and waits until none of its threads runs: connections stay open,
+    /// nothing answers.
+    ///
+    /// # Panics
+    /// When it does not stop.
     pub fn freeze(&mut self) {
         self.send(Signal::STOP);
+        let Some(pid) = self.pid() else { return };
+        assert!(wait_until(LONG, || process::is_stopped(pid)), "the broker does not stop");
     }
 
     /// Lets a frozen broker go on.
