@@ -80,9 +80,8 @@ impl Broker {
         self.said(self.admin.look_up(self.ask_time()))
     }
 
-    /// Once, before the first record: whether this user may read the topic and commit for the group, and whether the clocks of
-    /// both sides can be right. He may be given the rights
-    /// at any time, so nothing ends here.
+    /// Once, before the first record: whether this user may read the topic and see the group's offsets, and whether the clocks of
+    /// both sides can be right. He may be given the rights at any time, so nothing ends here.
     ///
     /// `on_group` asks as a consumer: librdkafka 2.12 ends the process (an assertion in `rd_kafka_enq_once_del_source_return`) when an
     /// administrator's question to a group's broker is answered late, or when that broker dies meanwhile.
