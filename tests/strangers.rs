@@ -95,6 +95,37 @@ fn hostile_names_and_numbers_reach_nothing() {
     assert_eq!(down.wait_exit(STOP), 0);
 }
 
+/// A run that sent one word and ended.
+fn run_of_one(number: u64) -> Vec<u8> {
+    let mut header = header(0, "x", 0);
+    header.transfer.incarnation = Incarnation(number);
+    protocol::encode(&Record { header, body: Body::Abort })
+}
+
+#[test]
+fn runs_of_uploaders_that_left_the_topic_make_room_for_new_ones() {
+    let rig = Rig::new("runs", 1);
+    let send = |from: u64, to: u64| {
+        for from in (from..to).step_by(10_000) {
+            produce(&rig, &(from..from + 10_000).map(run_of_one).collect::<Vec<_>>());
+        }
+    };
+    send(0, 150_000);
+    let down = rig.download_once(&[]);
+    down.wait_for_line("150000 runs of uploaders have records on the topic", LONG);
+    let admin = testkit::shared_broker().admin(&rig.topic);
+    let high = admin.watermarks(0, LONG).unwrap().high;
+    admin.delete_records(&[(0, high)], LONG).unwrap();
+    let down = rig.download_once(&[]);
+    down.wait_for_line("150000 run(s) of uploaders are forgotten", LONG);
+    // More than are remembered, had none been forgotten.
+    send(150_000, 210_000);
+    rig.source(95).write("has-room", 1000);
+    rig.upload_once(&[]);
+    rig.download_once(&[]);
+    assert_eq!(count(&rig.output), 1);
+}
+
 #[test]
 fn replays_and_later_contradictions_change_nothing() {
     let rig = Rig::new("replay", 3).licensed();

@@ -4,6 +4,9 @@
 //! 3. one rename per finished file, then the touched folders behind a barrier;
 //! 4. the merge hears of it, and what is settled goes to Kafka.
 //!
+//! While more is waiting, the last barrier of one commit is the first one of the next: it takes the names of these files and the
+//! content of those.
+//!
 //! What must never happen here: a rename whose intent is not in the ledger; an intent whose content is not behind a
 //! barrier; going on after a failed barrier as if a second one could be believed.
 
@@ -47,6 +50,17 @@ pub struct Placement {
     pub commit_interval: Duration,
 }
 
+/// The files of one commit between their renames and the barrier behind these.
+struct Renamed<D: Disk> {
+    /// With their paths relative to the output.
+    visible: Vec<(Intent, Vec<u8>)>,
+    /// Those that did not become visible.
+    others: Vec<(TransferId, Published)>,
+    touched: Touched<D>,
+    /// Milliseconds at their first records.
+    began: HashMap<TransferId, u64>,
+}
+
 /// The committer of one run.
 pub struct Committer<'a, D: Disk = PartialStore, O: Offsets = ConsumerSet> {
     shared: &'a Shared<D>,
@@ -56,6 +70,8 @@ pub struct Committer<'a, D: Disk = PartialStore, O: Offsets = ConsumerSet> {
     honest_syncfs: bool,
     /// Became visible since the last transaction; recorded by the next.
     delivered: Vec<Delivered>,
+    /// Renamed, and not known to be durable yet.
+    renamed: Option<Renamed<D>>,
     /// To be offered again, and when.
     later: Vec<(Duration, TransferId)>,
     last_full: Duration,
@@ -81,6 +97,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             placement,
             honest_syncfs,
             delivered,
+            renamed: None,
             later: Vec::new(),
             last_full: now,
             last_commit: now,
@@ -130,7 +147,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
 
     fn wait(&self) {
         let merger = self.shared.merger();
-        if merger.complete_waiting() > 0 || self.shared.stopping() {
+        if merger.complete_waiting() > 0 || self.renamed.is_some() || self.shared.stopping() {
             return;
         }
         let until_full = CHECKPOINT_INTERVAL.saturating_sub(self.since(self.last_full));
@@ -157,7 +174,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             self.last_full = self.shared.clock.now();
             self.shared.dirty_bytes.store(0, Ordering::Relaxed);
         }
-        if batch.is_empty() && self.delivered.is_empty() && replaced.is_empty() {
+        if batch.is_empty() && self.delivered.is_empty() && replaced.is_empty() && self.renamed.is_none() {
             return Ok(());
         }
         let disk = |what: &'static str| {
@@ -168,21 +185,31 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         };
         self.finish_files(&mut batch).map_err(disk("finishing files"))?;
         if !mutation::is(Mutation::LedgerBeforeBarrier) {
-            self.content_barrier(&batch).map_err(disk("flushing file content"))?;
+            self.barrier(&batch).map_err(disk("flushing file content and names"))?;
+            self.settle_names();
         }
         let intents = self.intents(&mut batch);
         if mutation::is(Mutation::RenameBeforeIntent) {
-            self.publish_all(&batch, intents.clone())?;
+            self.rename_all(&batch, intents.clone())?;
         }
+        let recorded = self.delivered.len();
         self.store.record(&batch, &intents, &self.delivered).map_err(Failure::Ledger)?;
         if mutation::is(Mutation::LedgerBeforeBarrier) {
-            self.content_barrier(&batch).map_err(disk("flushing file content"))?;
+            self.barrier(&batch).map_err(disk("flushing file content and names"))?;
+            self.settle_names();
         }
-        self.delivered.clear();
+        self.delivered.drain(..recorded);
         self.shared.merger().recorded(&batch);
         self.remove_partials(&batch, replaced).map_err(disk("removing partials"))?;
         if !mutation::is(Mutation::RenameBeforeIntent) {
-            self.publish_all(&batch, intents)?;
+            self.rename_all(&batch, intents)?;
+        }
+        let goes_on = self.shared.merger().complete_waiting() > 0 && !self.shared.stopping();
+        if !goes_on {
+            self.names_barrier().map_err(disk("making names durable"))?;
+            self.settle_names();
+        } else if mutation::is(Mutation::NamesBelievedEarly) {
+            self.settle_names();
         }
         self.shared.merger().closed(&batch.closing);
         // From here on a task that still writes one of them sees that it is closed; this is for those that did not.
@@ -217,26 +244,28 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         self.shared.slots.existing(header.transfer, header.attempt)
     }
 
-    fn content_barrier(&self, batch: &Batch) -> io::Result<()> {
+    /// The content of this batch, and the names of the one before it.
+    fn barrier(&self, batch: &Batch) -> io::Result<()> {
         if mutation::is(Mutation::ContentBarrierDropped) {
-            return Ok(());
+            return self.names_barrier();
         }
-        match self.content_behind_barrier(batch) {
-            Err(_) if mutation::is(Mutation::FailedBarrierRetried) => self.content_behind_barrier(batch),
+        match self.behind_barrier(batch) {
+            Err(_) if mutation::is(Mutation::FailedBarrierRetried) => self.behind_barrier(batch),
             other => other,
         }
     }
 
-    fn content_behind_barrier(&self, batch: &Batch) -> io::Result<()> {
+    fn behind_barrier(&self, batch: &Batch) -> io::Result<()> {
         let finished = batch.completed.iter().filter(|file| !file.durable);
         let finished: Vec<&Header> = finished.map(|file| &file.header).collect();
         let written = batch.transfers.iter().filter(|state| state.has_new_bytes);
         let open: Vec<&Header> = written.map(|state| &state.header).collect();
         if finished.is_empty() && open.is_empty() {
-            return Ok(());
+            return self.names_barrier();
         }
         let store = self.shared.slots.store();
-        if self.honest_syncfs && finished.len() + open.len() >= SYNCFS_FROM {
+        let names = self.renamed.as_ref().map_or(0, |renamed| renamed.touched.len());
+        if self.honest_syncfs && finished.len() + open.len() + names >= SYNCFS_FROM {
             let mut all = finished.iter().chain(&open);
             all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))?;
             return store.syncfs();
@@ -249,10 +278,16 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             daemon::status::moved();
             self.partial_of(header)?.fsync()
         })?;
-        if mutation::is(Mutation::PartialNamesBarrierDropped) {
-            return Ok(());
+        if !mutation::is(Mutation::PartialNamesBarrierDropped) {
+            store.sync_partials()?;
         }
-        store.sync_partials()
+        self.names_barrier()
+    }
+
+    /// The names of the files that were renamed.
+    fn names_barrier(&self) -> io::Result<()> {
+        let Some(renamed) = &self.renamed else { return Ok(()) };
+        barrier_of_names(self.shared, self.honest_syncfs, &renamed.touched)
     }
 
     /// The digest of a finished partial; given up, as in a crash, when the run ends meanwhile.
@@ -303,23 +338,26 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         ended.chain(replaced).try_for_each(|name| self.shared.slots.store().remove(&name))
     }
 
-    fn publish_all(&mut self, batch: &Batch, intents: Vec<Intent>) -> Result<(), Failure> {
-        let mut touched = Touched::<D>::new();
-        let mut ended: Vec<(Intent, Published)> = Vec::with_capacity(intents.len());
-        let mut visible = Vec::new();
+    fn rename_all(&mut self, batch: &Batch, intents: Vec<Intent>) -> Result<(), Failure> {
+        let began = batch.completed.iter().map(|file| (file.header.transfer, file.first_ms)).collect();
+        let mut renamed =
+            Renamed { visible: Vec::new(), others: Vec::new(), touched: Touched::<D>::new(), began };
         for intent in intents {
-            match publish(self.shared, self.placement, &intent, &mut touched)? {
-                Outcome::Visible(path) => visible.push((intent, path)),
-                Outcome::Refused => ended.push((intent, Published::Refused)),
-                Outcome::Later => ended.push((intent, Published::Later)),
+            match publish(self.shared, self.placement, &intent, &mut renamed.touched)? {
+                Outcome::Visible(path) => renamed.visible.push((intent, path)),
+                Outcome::Refused => renamed.others.push((intent.header.transfer, Published::Refused)),
+                Outcome::Later => renamed.others.push((intent.header.transfer, Published::Later)),
             }
         }
-        barrier_of_names(self.shared, self.honest_syncfs, &touched)
-            .map_err(|error| Failure::Disk("making names durable".to_owned(), error))?;
+        self.renamed = Some(renamed);
+        Ok(())
+    }
+
+    /// What was renamed is behind a barrier: it is delivered.
+    fn settle_names(&mut self) {
+        let Some(Renamed { visible, others, began, .. }) = self.renamed.take() else { return };
         let now_ms = self.shared.now_ms();
         let at = self.shared.clock.wall().to_string();
-        let began: HashMap<TransferId, u64> =
-            batch.completed.iter().map(|file| (file.header.transfer, file.first_ms)).collect();
         for (intent, path) in visible {
             let id = intent.header.transfer;
             say_delivered(&intent, &path, now_ms.saturating_sub(began.get(&id).copied().unwrap_or(now_ms)));
@@ -328,21 +366,14 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             let Intent { header, digest, .. } = intent;
             self.delivered.push(Delivered { header, digest, visible_as: path, at: at.clone() });
         }
-        for (intent, how) in ended {
-            let id = intent.header.transfer;
+        for (id, how) in others {
+            // When its content is durable no descriptor is needed to publish it.
+            self.shared.slots.forget(id);
             match how {
-                // Its content is durable: no descriptor is needed to publish it.
-                Published::Later => {
-                    self.shared.slots.forget(id);
-                    self.later.push((self.shared.clock.now() + LATER, id));
-                }
-                _ => {
-                    self.shared.slots.forget(id);
-                    self.shared.merger().published(id, &how);
-                }
+                Published::Later => self.later.push((self.shared.clock.now() + LATER, id)),
+                _ => self.shared.merger().published(id, &how),
             }
         }
-        Ok(())
     }
 
     fn commit_to_kafka(&mut self, last: bool) {

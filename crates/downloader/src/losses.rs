@@ -9,7 +9,11 @@ use crate::store::Store;
 use daemon::escape_name;
 use kafka::TopicInfo;
 use protocol::Header;
+use std::time::Duration;
 use tracing::{error, info, warn};
+
+/// The warning of too many runs is repeated after this.
+const RUNS_SAID: Duration = Duration::from_secs(3600);
 
 /// Names open files that records which are gone may have belonged to.
 pub fn say_waiting(headers: &[Header]) {
@@ -43,6 +47,24 @@ pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -
             store.forget_topic(id)
         }
         None => store.set_meta("topic_id", id),
+    }
+}
+
+/// Says that runs of uploaders were forgotten, and when too many are left.
+pub fn say_runs(forgotten: usize, runs: usize, most: usize) {
+    if forgotten > 0 {
+        info!(
+            "{forgotten} run(s) of uploaders are forgotten: none of their records is on the topic any more"
+        );
+    }
+    // Once an hour: each is asked for once a minute.
+    static SAID: std::sync::LazyLock<daemon::Throttle> =
+        std::sync::LazyLock::new(|| daemon::Throttle::new(RUNS_SAID));
+    if runs >= most / 4 * 3 && SAID.allow("runs").is_some() {
+        warn!(
+            "{runs} runs of uploaders have records on the topic; those above {most} cannot be read: run uploaders as services (each \
+             start is a run), or shorten the topic's retention"
+        );
     }
 }
 

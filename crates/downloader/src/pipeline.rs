@@ -6,35 +6,31 @@
 
 use crate::broker::{Broker, RIGHTS_TIMEOUT};
 use crate::commit::{Committer, Placement};
+use crate::keeper::Keeper;
 use crate::losses;
-use crate::merge::Limits;
+use crate::merge::{BATCH_FILES_MAX, Limits};
 use crate::output::Output;
 use crate::positions::{Decision, Known, decide};
 use crate::recover::{self, Begun, Terms};
 use crate::report::Report;
-use crate::shared::{Failure, Shared};
-use crate::standing::{self, Standing, Step};
+use crate::shared::{COMPLETE_WAITING_MAX, Failure, Shared};
+use crate::standing::Standing;
 use crate::store::Store;
 use crate::task;
 use crate::unreadable::Looker;
 use daemon::status::DISK_LIMIT;
-use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop, escape_name};
+use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Stop};
 use fsio::PartialStore;
-use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo, Watermarks};
+use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo};
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Descriptors beside those of open transfers: ledger, sockets, folders, files waiting for the committer.
-const DESCRIPTORS_BESIDE: u64 = 2048;
-/// The housekeeping's turn.
-const TURN: Duration = Duration::from_secs(1);
+const DESCRIPTORS_BESIDE: u64 = 2048 + COMPLETE_WAITING_MAX as u64;
 /// How often the end of a run is looked for.
 const ENDING_LOOK: Duration = Duration::from_millis(20);
-/// Watermarks are asked for so often while a gap is suspected.
-const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions for the group's offsets to one client; then another one asks.
 const COMMITTED_QUESTIONS: u32 = 8;
 /// This part of `memory_max` waits in queues; answers on their way and the pages being written take the rest.
@@ -134,6 +130,7 @@ fn limits(settings: &DownloaderSettings, reader_per_partition: bool) -> Limits {
         file_size_max: settings.file_size_max,
         open_files_max: open_files_max(settings),
         reader_per_partition,
+        batch_files_max: BATCH_FILES_MAX,
         stalled_after_ms: settings.stalled_after.as_millis() as u64,
     }
 }
@@ -342,181 +339,4 @@ fn looker<'a>(environment: &'a Environment<'_>, shared: &'a Shared, topic: &'a T
         unreadable: environment.report.unreadable(),
         high_of: Box::new(high_of),
     }
-}
-
-/// The housekeeping of one run.
-struct Keeper<'a> {
-    environment: &'a Environment<'a>,
-    shared: &'a Shared,
-    consumer: &'a ConsumerSet,
-    topic: &'a TopicInfo,
-    multi: bool,
-    looked_up: Instant,
-    gap_asked: Instant,
-    look_up_soon: bool,
-}
-
-impl<'a> Keeper<'a> {
-    fn new(
-        environment: &'a Environment<'a>,
-        shared: &'a Shared,
-        consumer: &'a ConsumerSet,
-        topic: &'a TopicInfo,
-        multi: bool,
-    ) -> Keeper<'a> {
-        let now = Instant::now();
-        Keeper {
-            environment,
-            shared,
-            consumer,
-            topic,
-            multi,
-            looked_up: now,
-            gap_asked: now,
-            look_up_soon: false,
-        }
-    }
-
-    fn keep(mut self) -> Ended {
-        let context = self.environment.context;
-        let changes = context.license.changes();
-        loop {
-            crossbeam_channel::select! {
-                recv(context.shutdown.channel()) -> _ => {}
-                recv(changes) -> _ => {}
-                default(TURN) => {}
-            }
-            if self.ends() {
-                return Ended::Done;
-            }
-            context.status.progress();
-            if !self.shared.slots.store().output().is_at(&self.environment.settings.output) {
-                return Ended::Failed(Failure::Away);
-            }
-            if let Some(complaint) = self.consumer.complaint() {
-                self.environment.broker.say_away(&complaint);
-            }
-            if context.license.multi_partition() != self.multi {
-                return Ended::Changed;
-            }
-            if self.topic_changed() || self.stands_still() {
-                return Ended::Changed;
-            }
-            if !self.ends() {
-                self.look_for_gaps();
-            }
-            self.set_stalled_aside();
-            if self.is_idle_long_enough() {
-                return Ended::Done;
-            }
-        }
-    }
-
-    /// New partitions, or another topic under the name.
-    fn topic_changed(&mut self) -> bool {
-        let due = self.looked_up.elapsed() >= self.environment.settings.common.metadata_interval;
-        if !due && !std::mem::take(&mut self.look_up_soon) {
-            return false;
-        }
-        self.looked_up = Instant::now();
-        let Some(now) = self.environment.broker.look_up() else { return false };
-        if now.topic_id != self.topic.topic_id && now.topic_id.is_some() {
-            warn!("the topic has another id than before");
-            return true;
-        }
-        if now.partitions != self.topic.partitions {
-            info!("the topic has {} partition(s) now, {} before", now.partitions, self.topic.partitions);
-            return true;
-        }
-        if !self.ends()
-            && let Some(marks) = self.environment.broker.watermarks(self.topic.partitions)
-        {
-            self.environment.report.set_watermarks(&highs(&marks));
-        }
-        false
-    }
-
-    /// True when another client shall read.
-    fn stands_still(&self) -> bool {
-        let mut standing = crate::lock(&self.environment.standing);
-        let views = self.shared.merger().partitions();
-        let has_case = |partition| self.shared.unreadable.is_looked_into(partition);
-        let (resumed, due) = standing.look(Instant::now(), &views, !self.multi, has_case);
-        resumed
-            .iter()
-            .for_each(|&(partition, position)| standing::say(partition, position, position, Step::Resumed));
-        if !due || self.ends() {
-            return false;
-        }
-        // A broker that is away is said elsewhere: only one that answers can keep something back.
-        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
-        let highs = highs(&marks);
-        self.environment.report.set_watermarks(&highs);
-        let mut renew = false;
-        for (partition, position, step) in standing.judge(Instant::now(), &highs) {
-            let high =
-                highs.iter().find(|(number, _)| *number == partition).map_or(position, |(_, high)| *high);
-            standing::say(partition, position, high, step);
-            renew |= step == Step::Renew;
-        }
-        renew
-    }
-
-    fn look_for_gaps(&mut self) {
-        if self.gap_asked.elapsed() < GAP_INTERVAL {
-            return;
-        }
-        if !self.shared.merger().is_armed() {
-            // In this order: the suspicion, then the question.
-            let Some(suspicion) = self.shared.merger().suspicion() else { return };
-            self.gap_asked = Instant::now();
-            let Some(now) = self.environment.broker.look_up() else { return };
-            let other = now.topic_id.is_some() && now.topic_id != self.topic.topic_id;
-            if other || now.partitions != self.topic.partitions {
-                // What seems to be missing may lie where this run does not read.
-                self.look_up_soon = true;
-                return;
-            }
-            if self.ends() {
-                return;
-            }
-            let Some(marks) = self.environment.broker.watermarks(now.partitions) else { return };
-            self.shared.merger().arm(suspicion, &highs(&marks));
-        }
-        let lost = self.shared.merger().find_lost();
-        lost.iter().for_each(|lost| losses::say_lost(lost, self.environment.report));
-    }
-
-    fn ends(&self) -> bool {
-        self.environment.context.shutdown.requested() || self.shared.stopping()
-    }
-
-    fn set_stalled_aside(&self) {
-        let aside = self.shared.merger().set_stalled_aside(self.shared.now_ms());
-        for header in aside {
-            self.shared.slots.park(header.transfer);
-            warn!(
-                "{}: nothing came for stalled_after: set aside on disk; it completes if its chunks come",
-                escape_name(header.file.path.as_bytes())
-            );
-        }
-    }
-
-    fn is_idle_long_enough(&self) -> bool {
-        let Some(idle) = self.environment.until_idle else { return false };
-        let quiet =
-            self.shared.now_ms().saturating_sub(self.shared.tallies.last_record_ms.load(Ordering::Relaxed));
-        if self.ends() || !self.shared.merger().is_idle() || u128::from(quiet) < idle.as_millis() {
-            return false;
-        }
-        // The end that a reader saw may be old by now.
-        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
-        let merger = self.shared.merger();
-        merger.is_idle()
-            && merger.received().iter().zip(&marks).all(|((_, received), marks)| *received >= marks.high)
-    }
-}
-
-fn highs(marks: &[Watermarks]) -> Vec<(i32, i64)> {
-    marks.iter().enumerate().map(|(partition, marks)| (partition as i32, marks.high)).collect()
 }

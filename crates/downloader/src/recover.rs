@@ -150,12 +150,13 @@ fn adopt_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Mi
 /// Gives the merge what the ledger remembers.
 pub fn restore(merger: &mut Merger, saved: &mut Saved) {
     for stream in saved.streams.drain(..) {
-        let known = (stream.checked, stream.closed_below);
+        let known = (stream.checked, stream.closed_below, stream.seen);
         let forgotten = mutation::is(Mutation::ClosedForgotten);
         let closed = if forgotten { &[][..] } else { &stream.closed };
         merger.restore_stream(stream.key, stream.uploader, known, closed);
         merger.restore_lost(stream.key, &stream.lost);
     }
+    merger.restore_epochs(&std::mem::take(&mut saved.epochs), &saved.staged);
     saved.endings.drain(..).for_each(|id| merger.close(id));
     let resumed = saved.transfers.len();
     saved.transfers.drain(..).for_each(|transfer| merger.restore_transfer(transfer));

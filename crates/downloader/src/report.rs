@@ -91,6 +91,13 @@ impl Report {
         crate::lock(&self.inner.run).before.failed += files;
     }
 
+    /// Files delivered in all runs.
+    pub fn files_done(&self) -> u64 {
+        let run = crate::lock(&self.inner.run);
+        let now = run.shared.as_ref().map(|shared| totals(shared)).unwrap_or_default();
+        add(run.before, now).done
+    }
+
     /// A run begins: its figures add to those before; the first one is announced.
     pub fn began(&self, shared: &Arc<Shared>, multi: bool, topic: &TopicInfo, tasks: usize) {
         let mut run = crate::lock(&self.inner.run);

@@ -83,7 +83,7 @@ fn kafka_settings(settings: &DownloaderSettings, profile: &daemon::ProfileLimits
 
 fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -> Result<(), Stop> {
     let shutdown = &environment.context.shutdown;
-    let (mut wait, mut disk_faults) = (FAILED_WAIT_MIN, 0);
+    let (mut wait, mut disk_faults, mut done) = (FAILED_WAIT_MIN, 0, 0);
     loop {
         let began = std::time::Instant::now();
         let ended = pipeline::run(environment, store, output)?;
@@ -102,6 +102,11 @@ fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -
         }
         if began.elapsed() > FAILED_WAIT_MAX * 2 {
             (wait, disk_faults) = (FAILED_WAIT_MIN, 0);
+        }
+        // A fault that lets files through meanwhile is soon tried again.
+        let done_now = environment.report.files_done();
+        if std::mem::replace(&mut done, done_now) < done_now {
+            wait = FAILED_WAIT_MIN;
         }
         disk_faults += u32::from(is_hard_disk_fault(&failure));
         say_failure(failure, disk_faults)?;

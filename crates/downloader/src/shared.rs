@@ -3,7 +3,7 @@
 //! What must never happen here: input or output while the merge is locked.
 
 use crate::disk::Disk;
-use crate::merge::Merger;
+use crate::merge::{BATCH_FILES_MAX, Merger};
 use crate::slots::Slots;
 use crate::unreadable::Cases;
 use daemon::status::metric::Counter;
@@ -14,8 +14,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Finished files that may wait for the committer or be in its hands; readers wait above it. Bounds memory (about 1 KiB
-/// each) and what one commit takes.
-pub const COMPLETE_WAITING_MAX: usize = 4096;
+/// each). Three times what it takes at once: the files that were renamed last, those in its hands, and those that come
+/// meanwhile.
+pub const COMPLETE_WAITING_MAX: usize = 3 * BATCH_FILES_MAX;
 /// A checkpoint is due after so many bytes...
 pub const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 /// ...or after this time.

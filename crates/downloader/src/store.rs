@@ -3,7 +3,7 @@
 //! One transaction per commit. What must never happen here: a staged watermark in a transaction without everything
 //! below it, or an intent that goes before its id is closed.
 
-use crate::merge::{Batch, Closing, Skipped, StreamKey, Transfer, TransferState};
+use crate::merge::{Batch, Closing, Epoch, Skipped, StreamKey, Transfer, TransferState};
 use ledger::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use ledger::{Ledger, Schema};
 use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
@@ -53,6 +53,11 @@ CREATE TABLE skipped(number INTEGER PRIMARY KEY, partition INTEGER NOT NULL, fir
 CREATE TABLE lost(uploader BLOB NOT NULL, incarnation INTEGER NOT NULL, first INTEGER NOT NULL,
     beyond INTEGER NOT NULL, PRIMARY KEY(uploader, incarnation, first)) STRICT, WITHOUT ROWID;
 ",
+        "
+-- The epoch in which the last record of a run came, and per epoch that ended an offset above all its records.
+ALTER TABLE stream ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE epoch(number INTEGER PRIMARY KEY, ends BLOB NOT NULL) STRICT;
+",
     ],
 };
 
@@ -99,6 +104,8 @@ pub struct SavedStream {
     pub checked: bool,
     /// The uploader is done with every number below.
     pub closed_below: u64,
+    /// The epoch its last record came in.
+    pub seen: u64,
     /// Closed ranges `[first, beyond)`.
     pub closed: Vec<(u64, u64)>,
     /// Of those, what was said to be lost.
@@ -118,6 +125,8 @@ pub struct Saved {
     pub intents: Vec<Intent>,
     /// Files that ended otherwise and are not in the closed ranges yet.
     pub endings: Vec<TransferId>,
+    /// Epochs that ended.
+    pub epochs: Vec<Epoch>,
 }
 
 /// The name of a partial.
@@ -165,7 +174,8 @@ impl Store {
         self.ledger.transaction(|tx| {
             write_meta(tx, "topic_id", new_topic_id)?;
             write_meta(tx, BEGINNING, "1")?;
-            tx.execute_batch("DELETE FROM partition; DELETE FROM transfer;")
+            // The old topic's offsets say nothing about this one.
+            tx.execute_batch("DELETE FROM partition; DELETE FROM transfer; DELETE FROM epoch;")
         })
     }
 
@@ -204,10 +214,21 @@ impl Store {
             write_intents(tx, intents)?;
             batch.closing.iter().try_for_each(|closing| write_ending(tx, closing))?;
             streams::write(tx, &batch.streams)?;
+            streams::forget(tx, &batch.forgotten)?;
+            batch.epochs.iter().try_for_each(|epochs| write_epochs(tx, epochs))?;
             write_delivered(tx, delivered)?;
             batch.skipped.iter().try_for_each(|skipped| write_skipped(tx, skipped))?;
             write_staged(tx, &batch.staged)
         })
+    }
+
+    /// Rows of a table.
+    #[cfg(test)]
+    pub(crate) fn count(&self, table: &str) -> i64 {
+        let count = |connection: &Connection| {
+            connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+        };
+        self.ledger.read(count).expect("the table is there")
     }
 
     /// Reads everything back.
@@ -227,6 +248,10 @@ pub fn load(connection: &Connection) -> rusqlite::Result<Saved> {
         intents: load_intents(connection)?,
         endings: rows(connection, "SELECT uploader, incarnation, sequence FROM ending", |row| {
             id_from(row.get(0)?, row.get(1)?, row.get(2)?)
+        })?,
+        epochs: rows(connection, "SELECT number, ends FROM epoch", |row| {
+            let ends = firsts_from(&row.get::<_, Vec<u8>>(1)?).into_iter().collect();
+            Ok(Epoch { number: row.get::<_, i64>(0)? as u64, ends })
         })?,
     })
 }
@@ -385,6 +410,14 @@ fn write_delivered(tx: &Transaction<'_>, delivered: &[Delivered]) -> rusqlite::R
     prune.execute([row - DELIVERED_ROWS_MAX]).map(|_| ())
 }
 
+fn write_epochs(tx: &Transaction<'_>, epochs: &[Epoch]) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM epoch", [])?;
+    let mut statement = tx.prepare_cached("INSERT INTO epoch VALUES(?1, ?2)")?;
+    let mut write =
+        |epoch: &Epoch| statement.execute(params![epoch.number as i64, firsts_bytes(&epoch.ends)]);
+    epochs.iter().try_for_each(|epoch| write(epoch).map(|_| ()))
+}
+
 fn write_skipped(tx: &Transaction<'_>, skipped: &Skipped) -> rusqlite::Result<()> {
     let Skipped { partition, from, to, why, at } = skipped;
     let mut statement = tx.prepare_cached("INSERT INTO skipped VALUES(NULL, ?1, ?2, ?3, ?4, ?5)")?;
@@ -409,7 +442,7 @@ fn load_ranges(connection: &Connection, table: &str) -> rusqlite::Result<HashMap
 fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
     let mut closed = load_ranges(connection, "closed")?;
     let mut lost = load_ranges(connection, "lost")?;
-    rows(connection, "SELECT uploader, incarnation, name, checked, closed_below FROM stream", |row| {
+    rows(connection, "SELECT uploader, incarnation, name, checked, closed_below, seen FROM stream", |row| {
         let (uploader, incarnation): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
         let name: String = row.get(2)?;
         let key = (uploader, incarnation);
@@ -421,6 +454,7 @@ fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
             uploader,
             checked: row.get(3)?,
             closed_below: row.get::<_, i64>(4)? as u64,
+            seen: row.get::<_, i64>(5)? as u64,
             closed: ranges,
             lost,
         })

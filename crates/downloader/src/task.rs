@@ -345,7 +345,10 @@ fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: 
              word that it was done with them. Restart the uploader, which gives it new numbers, and drop the file again"
         }
         Skip::NotAccepted => "the uploader is not in accept.uploaders",
-        Skip::TooManyStreams => "more runs of uploaders than can be remembered; who writes to this topic?",
+        Skip::TooManyStreams => {
+            "more runs of uploaders have records on the topic than can be remembered; run uploaders as services (each start is a \
+             run), or find out who else writes to this topic"
+        }
         Skip::TooManyRanges => {
             "too many files are missing between those that ended, and no partition can bring them; who writes to this topic?"
         }

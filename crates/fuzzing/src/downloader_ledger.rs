@@ -4,7 +4,7 @@
 
 use crate::input::Input;
 use crate::{allocation::bounded, envelope, headers, scratch};
-use downloader::merge::{Limits, Merger};
+use downloader::merge::{Extent, Limits, Merger};
 use downloader::store::{SCHEMA, Store, load};
 use ledger::Ledger;
 use protocol::{Body, Record};
@@ -16,10 +16,10 @@ thread_local! {
 }
 
 /// Tables, and the kinds of their columns: number, blob, text, `H`eader, `T`ree, `F`irst offsets, `U`ploader, nullable `?`.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("meta", "tb"),
     ("partition", "nn"),
-    ("stream", "Untnn"),
+    ("stream", "Untnnn"),
     ("closed", "Unnn"),
     ("transfer", "nUnnnH?TFn"),
     ("chunks", "nnb"),
@@ -27,6 +27,7 @@ const TABLES: [(&str, &str); 10] = [
     ("ending", "Unnt"),
     ("lost", "Unnn"),
     ("skipped", "nnnntt"),
+    ("epoch", "nF"),
 ];
 
 pub fn run(input: &[u8]) {
@@ -119,9 +120,10 @@ fn take_up(mut saved: downloader::store::Saved) {
         file_size_max: u64::MAX,
         open_files_max: 16,
         stalled_after_ms: 1000,
+        batch_files_max: 10,
         reader_per_partition: true,
     };
-    let mut merger = Merger::new(limits, &positions, false);
+    let mut merger = Merger::new(limits, &positions, false).bounded(4, 1000);
     for intent in std::mem::take(&mut saved.intents) {
         merger.reopen_complete(intent.header, intent.digest, &intent.firsts);
     }
@@ -133,6 +135,11 @@ fn take_up(mut saved: downloader::store::Saved) {
     if let Some(suspicion) = merger.suspicion() {
         merger.arm(suspicion, &positions);
         let _ = merger.find_lost();
+    }
+    let extent = |&(partition, offset): &(i32, i64)| Extent { partition, low: offset, high: offset };
+    let extents: Vec<Extent> = positions.iter().map(extent).collect();
+    for _ in 0..3 {
+        let _ = (merger.forget_gone_runs(&extents), merger.take_batch(true));
     }
     let _ = (merger.set_stalled_aside(u64::MAX), merger.is_idle());
 }

@@ -7,7 +7,8 @@
 use crate::headers;
 use crate::input::Input;
 use downloader::merge::{
-    Batch, CHUNKS_MAX, Ending, Limits, Merger, Place, Published, Skip, Suspicion, Ticket, Verdict,
+    Batch, CHUNKS_MAX, Ending, Extent, Limits, Merger, Place, Published, Skip, StreamKey, Suspicion, Ticket,
+    Verdict,
 };
 use protocol::{Body, Digest, Header, Name, Record, Subtree, TransferId};
 use std::collections::{BTreeMap, HashSet};
@@ -21,6 +22,7 @@ const PARTITIONS: i32 = 3;
 /// Small, so that they are reached.
 const STREAMS_MAX: usize = 6;
 const RANGES_MAX: usize = 24;
+const BATCH_FILES_MAX: usize = 3;
 
 struct World {
     merger: Merger,
@@ -30,6 +32,8 @@ struct World {
     writing: Vec<(Ticket, Place, u64)>,
     delivered: HashSet<TransferId>,
     closed: HashSet<TransferId>,
+    /// Behind the last record that was put to the merge, per run and partition.
+    last: BTreeMap<(StreamKey, i32), i64>,
     staged: BTreeMap<i32, i64>,
     suspicion: Option<Suspicion>,
     now_ms: u64,
@@ -44,6 +48,7 @@ pub fn run(input: &[u8]) {
         file_size_max: FILE_SIZE_MAX,
         open_files_max: OPEN_FILES_MAX,
         stalled_after_ms: 1000,
+        batch_files_max: BATCH_FILES_MAX,
         reader_per_partition: how & 2 != 0,
     };
     let starts: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
@@ -53,6 +58,7 @@ pub fn run(input: &[u8]) {
         writing: Vec::new(),
         delivered: HashSet::new(),
         closed: HashSet::new(),
+        last: BTreeMap::new(),
         staged: BTreeMap::new(),
         suspicion: None,
         now_ms: 0,
@@ -68,6 +74,7 @@ pub fn run(input: &[u8]) {
             10 | 11 => world.commit(&mut input),
             12 => world.at_end(&mut input),
             13 => world.gaps(&mut input),
+            14 if input.below(2) == 0 => world.forget(&mut input),
             14 => world.time(&mut input),
             _ => world.refuse(&mut input),
         }
@@ -117,6 +124,7 @@ impl World {
         let place = Place { partition, offset };
         let record = Record { header, body };
         let verdict = self.merger.offer(place, &record, self.now_ms);
+        self.last.insert(((id.uploader, id.incarnation), partition), offset + 1);
         if self.closed.contains(&id) {
             let known = matches!(
                 verdict,
@@ -229,6 +237,31 @@ impl World {
         self.now_ms = self.now_ms.saturating_add(input.number() % 5000);
         let aside = self.merger.set_stalled_aside(self.now_ms);
         assert!(aside.iter().all(|header| !self.closed.contains(&header.transfer)));
+    }
+
+    /// The topic begins somewhere at or below what is read; of what is forgotten nothing is left there or under way.
+    fn forget(&mut self, input: &mut Input<'_>) {
+        let mut extent = |(&partition, &high): (&i32, &i64)| Extent {
+            partition,
+            low: high.saturating_sub(input.below(4) as i64).max(0),
+            high,
+        };
+        let extents: Vec<Extent> = self.next.iter().map(&mut extent).collect();
+        let Some(forgotten) = self.merger.forget_gone_runs(&extents) else {
+            assert!(!self.writing.is_empty(), "everything is read");
+            return;
+        };
+        for key in forgotten {
+            let of_key = self.last.iter().filter(|((of, _), _)| *of == key);
+            for ((_, partition), last) in of_key {
+                let low =
+                    extents.iter().find(|extent| extent.partition == *partition).map(|extent| extent.low);
+                assert!(low.is_some_and(|low| *last <= low), "a record of a forgotten run is on the topic");
+            }
+            let run = |id: &TransferId| (id.uploader, id.incarnation) == key;
+            self.closed.retain(|id| !run(id));
+            self.delivered.retain(|id| !run(id));
+        }
     }
 
     fn refuse(&mut self, input: &mut Input<'_>) {

@@ -122,6 +122,7 @@ fn merger() -> Merger {
         file_size_max: 1 << 40,
         open_files_max: 4096,
         stalled_after_ms: u64::MAX,
+        batch_files_max: downloader::merge::BATCH_FILES_MAX,
         reader_per_partition: true,
     };
     let positions: Vec<(i32, i64)> = (0..PARTITIONS as i32).map(|partition| (partition, 0)).collect();

@@ -18,6 +18,7 @@ pub enum Mutation {
     FailedBarrierRetried,
     RenameBeforeIntent,
     NameBarrierDropped,
+    NamesBelievedEarly,
     // The downloader's start.
     MissingPartialUndelivered,
     PresentPartialDelivered,
@@ -42,13 +43,14 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 23] = [
+    pub const ALL: [Mutation; 24] = [
         Mutation::ContentBarrierDropped,
         Mutation::PartialNamesBarrierDropped,
         Mutation::LedgerBeforeBarrier,
         Mutation::FailedBarrierRetried,
         Mutation::RenameBeforeIntent,
         Mutation::NameBarrierDropped,
+        Mutation::NamesBelievedEarly,
         Mutation::MissingPartialUndelivered,
         Mutation::PresentPartialDelivered,
         Mutation::RecoveryBarrierDropped,

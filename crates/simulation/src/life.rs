@@ -150,6 +150,7 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
             file_size_max: u64::MAX,
             open_files_max: 1000,
             stalled_after_ms: world.plan.stalled_after,
+            batch_files_max: world.plan.batch_files,
             reader_per_partition: !world.plan.merged,
         },
         placement: &placement,

@@ -66,6 +66,8 @@ pub struct Plan {
     /// State directories are lost, or put back from an old copy (the downloader's), in a thousand deaths. Files may
     /// arrive twice then, but none may be lost or torn.
     pub forgets: u64,
+    /// Most finished files of one commit.
+    pub batch_files: usize,
 }
 
 impl Plan {
@@ -132,6 +134,7 @@ impl Plan {
             jumps,
             stalled_after: if stalls == 0 { u64::MAX } else { stalls },
             forgets,
+            batch_files: dice.pick(&[1, 2, downloader::merge::BATCH_FILES_MAX]),
         };
         if forgets > 0 {
             // Long enough for a copy, what is delivered after it, and two returns to it.

@@ -48,6 +48,7 @@ noticed! {
     failed_barrier_retried_and_believed: FailedBarrierRetried,
     rename_before_the_intent: RenameBeforeIntent,
     barrier_of_names_dropped: NameBarrierDropped,
+    names_believed_before_the_shared_barrier: NamesBelievedEarly,
     missing_partial_taken_for_undelivered: MissingPartialUndelivered,
     present_partial_taken_for_delivered: PresentPartialDelivered,
     barrier_of_the_start_dropped: RecoveryBarrierDropped,

@@ -80,6 +80,8 @@ pub struct StreamChange {
     pub checked: bool,
     /// The uploader is done with every number below.
     pub closed_below: u64,
+    /// The epoch its last record came in.
+    pub seen: u64,
     /// What happened to its ranges.
     pub change: Option<super::Change>,
     /// The numbers that this closes, `[start, end)`; their intents and endings need not be kept any longer.
@@ -118,6 +120,10 @@ pub struct Batch {
     pub streams: Vec<StreamChange>,
     /// Records that were skipped.
     pub skipped: Vec<Skipped>,
+    /// Streams that are forgotten, after their changes.
+    pub forgotten: Vec<StreamKey>,
+    /// All epochs that are remembered, when the ledger has others.
+    pub epochs: Option<Vec<super::Epoch>>,
 }
 
 /// The committer's word on one completed file.
@@ -140,16 +146,21 @@ impl Batch {
             && self.streams.is_empty()
             && self.staged.is_empty()
             && self.skipped.is_empty()
+            && self.forgotten.is_empty()
+            && self.epochs.is_none()
     }
 }
 
 impl Merger {
-    /// Takes the finished files, and, when `full` or when nothing else is open to change, everything else that changed
-    /// together with the staged watermarks.
+    /// Takes finished files, at most [`super::BATCH_FILES_MAX`], and, when `full` or when there are no more and nothing else is open to
+    /// change, everything that changed together with the staged watermarks.
     pub fn take_batch(&mut self, full: bool) -> Batch {
-        let full = full || !self.open.values().any(|t| t.dirty && !t.complete && !t.ended);
+        let more = self.complete.len() > self.limits.batch_files_max;
+        let full = full || !more && !self.open.values().any(|t| t.dirty && !t.complete && !t.ended);
+        let files =
+            if full { self.complete.len() } else { self.complete.len().min(self.limits.batch_files_max) };
         let mut batch = Batch { closing: std::mem::take(&mut self.closing), ..Batch::default() };
-        for id in self.complete.drain(..) {
+        for id in self.complete.drain(..files) {
             let Some(transfer) = self.open.get(&id).filter(|transfer| transfer.complete) else { continue };
             let Some(digest) = transfer.promised else { continue };
             let verified = transfer.header.chunk_count() == 1 || transfer.tree.is_some();
@@ -161,6 +172,9 @@ impl Merger {
         batch.streams = std::mem::take(&mut self.stream_changes);
         // With the watermark that passes them, or before it.
         batch.skipped = std::mem::take(&mut self.skipped);
+        // With the epochs that the streams belong to, or after it.
+        batch.epochs = self.epochs.take_changed();
+        batch.forgotten = std::mem::take(&mut self.forgotten);
         for (key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.dirty) {
             stream.dirty = false;
             batch.streams.push(change_of(*key, stream, None, (0, 0)));
@@ -200,6 +214,8 @@ impl Merger {
             || !self.complete.is_empty()
             || !self.stream_changes.is_empty()
             || !self.skipped.is_empty()
+            || !self.forgotten.is_empty()
+            || self.epochs.has_changed()
             || self.partitions.values().any(|state| state.received > state.staged)
             || self.open.values().any(|transfer| transfer.dirty)
     }
@@ -288,8 +304,54 @@ fn change_of(
         uploader: stream.uploader.clone(),
         checked: stream.checked,
         closed_below: stream.closed_below,
+        seen: stream.seen,
         change,
         closes,
         lost: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::super::fixtures::{at, header, limits};
+    use super::super::{Limits, Published, Verdict};
+    use super::*;
+    use protocol::{Body, Record};
+
+    /// Five small files that arrived, two of which fit into a batch.
+    fn five_files() -> Merger {
+        let mut merger = Merger::new(Limits { batch_files_max: 2, ..limits() }, &[(0, 0)], true);
+        for number in 0..5 {
+            let whole = Body::Whole { digest: [0; 32], payload: &[] };
+            let record = Record { header: header(number, 0, 0), body: whole };
+            let Verdict::Write(ticket) = merger.offer(at(0, number as i64), &record, 0) else {
+                panic!("not wanted")
+            };
+            merger.written(&ticket, 0, &[]);
+            merger.passed(0, number as i64 + 1);
+        }
+        merger
+    }
+
+    #[test]
+    fn what_a_batch_has_no_room_for_is_in_a_later_one_and_no_watermark_passes_it() {
+        let mut merger = five_files();
+        let mut files = Vec::new();
+        for _ in 0..3 {
+            let batch = merger.take_batch(false);
+            assert_eq!(batch.staged.is_empty(), merger.complete_waiting() > 0, "{batch:?}");
+            files.push(batch.completed.len());
+            merger.recorded(&batch);
+            batch.completed.iter().for_each(|f| merger.published(f.header.transfer, &Published::Delivered));
+        }
+        assert_eq!((files, merger.settled()), (vec![2, 2, 1], vec![(0, 5)]));
+    }
+
+    #[test]
+    fn a_full_batch_takes_all() {
+        let mut merger = five_files();
+        let batch = merger.take_batch(true);
+        assert_eq!((batch.completed.len(), batch.staged), (5, vec![(0, 5)]));
     }
 }

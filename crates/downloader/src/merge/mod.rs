@@ -8,6 +8,9 @@
 
 mod batch;
 mod chunks;
+mod epochs;
+#[cfg(test)]
+mod fixtures;
 mod gaps;
 mod ranges;
 mod restore;
@@ -19,6 +22,7 @@ mod tests;
 mod transfer;
 
 pub use batch::{Batch, Closing, Completed, Ending, Published, Skipped, StreamChange, TransferState};
+pub use epochs::{Epoch, Extent};
 pub use gaps::{Lost, Suspicion};
 pub use ranges::Change;
 pub use status::{Counts, PartitionView, TransferView};
@@ -29,13 +33,16 @@ use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree
 pub(crate) use ranges::RangeSet;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more is refused.
+/// Most runs of uploaders that are remembered; each costs about 100 bytes. A stranger who invents more, of which records are
+/// on the topic, is refused.
 pub const STREAMS_MAX: usize = 200_000;
 /// Most ranges of closed numbers in all streams together, about 24 bytes each. Above it a number that would make
 /// another range is held back while other partitions may still fill holes, and passed over when none can.
 pub const RANGES_MAX: usize = 4_000_000;
 /// Most chunks of one file: what bitmaps of all open files may cost. 32 TiB at the default chunk size.
 pub const CHUNKS_MAX: u64 = 1 << 25;
+/// Most finished files of one commit, unless it is a full one: a part of those that may wait, so that readers go on meanwhile.
+pub const BATCH_FILES_MAX: usize = 4096;
 /// How far a single reader of all partitions may go beyond `open_files_max` while some partition is not at its end.
 const MERGED_OVERSHOOT: usize = 4;
 
@@ -53,6 +60,8 @@ pub struct Limits {
     pub open_files_max: usize,
     /// A transfer that got nothing for so many milliseconds is set aside.
     pub stalled_after_ms: u64,
+    /// Most finished files of one commit, unless it is a full one; [`BATCH_FILES_MAX`] but in tests.
+    pub batch_files_max: usize,
     /// One reader per partition; otherwise one for all, which must never be held back for another.
     pub reader_per_partition: bool,
 }
@@ -164,7 +173,16 @@ struct Stream {
     /// The largest partition count any of its records spoke of, and when (milliseconds) it was first said.
     partitions: u32,
     partitions_ms: u64,
+    /// The epoch its last record came in.
+    seen: u64,
     dirty: bool,
+}
+
+/// [`STREAMS_MAX`] and [`RANGES_MAX`].
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    streams: usize,
+    ranges: usize,
 }
 
 /// The merge's whole state.
@@ -178,6 +196,9 @@ pub struct Merger {
     closing: Vec<Closing>,
     stream_changes: Vec<StreamChange>,
     skipped: Vec<Skipped>,
+    /// Runs that were forgotten since the last batch.
+    forgotten: Vec<StreamKey>,
+    epochs: epochs::Epochs,
     /// The reading began at the topic's true beginning: a number never seen is a loss, not history.
     from_the_beginning: bool,
     armed: Option<gaps::Armed>,
@@ -188,8 +209,7 @@ pub struct Merger {
     ranges: usize,
     /// Ranges of numbers that were said to be lost, in all streams.
     lost_ranges: usize,
-    /// [`STREAMS_MAX`] and [`RANGES_MAX`].
-    bounds: (usize, usize),
+    bounds: Bounds,
     /// Open transfers that are complete, queued or not.
     complete_open: usize,
 }
@@ -209,13 +229,15 @@ impl Merger {
             closing: Vec::new(),
             stream_changes: Vec::new(),
             skipped: Vec::new(),
+            forgotten: Vec::new(),
+            epochs: epochs::Epochs::default(),
             from_the_beginning,
             armed: None,
             counts: Counts::default(),
             clock_ms: 0,
             ranges: 0,
             lost_ranges: 0,
-            bounds: (STREAMS_MAX, RANGES_MAX),
+            bounds: Bounds { streams: STREAMS_MAX, ranges: RANGES_MAX },
             complete_open: 0,
         }
     }
@@ -223,8 +245,8 @@ impl Merger {
     /// Other bounds of streams and of ranges than the usual ones, so that a test reaches them.
     #[doc(hidden)]
     #[must_use]
-    pub fn bounded(mut self, streams_max: usize, ranges_max: usize) -> Merger {
-        self.bounds = (streams_max, ranges_max);
+    pub fn bounded(mut self, streams: usize, ranges: usize) -> Merger {
+        self.bounds = Bounds { streams, ranges };
         self
     }
 
@@ -232,6 +254,7 @@ impl Merger {
     pub fn offer(&mut self, place: Place, record: &Record<'_>, now_ms: u64) -> Verdict {
         let header = &record.header;
         self.clock_ms = self.clock_ms.max(now_ms);
+        self.epochs.saw(place.partition, place.offset);
         if let Some(state) = self.partitions.get_mut(&place.partition) {
             state.in_hands = true;
         }
@@ -274,10 +297,11 @@ impl Merger {
 
     fn know_stream(&mut self, header: &Header) -> bool {
         let key = (header.transfer.uploader, header.transfer.incarnation);
-        let room = self.streams.len() < self.bounds.0;
+        let room = self.streams.len() < self.bounds.streams;
         if !self.streams.contains_key(&key) && !room {
             return false;
         }
+        let epoch = self.epochs.current;
         let stream = self.streams.entry(key).or_insert_with(|| Stream {
             uploader: header.uploader.clone(),
             closed: RangeSet::default(),
@@ -286,8 +310,13 @@ impl Merger {
             checked: false,
             partitions: 0,
             partitions_ms: 0,
+            seen: epoch,
             dirty: true,
         });
+        if stream.seen != epoch {
+            stream.seen = epoch;
+            stream.dirty = true;
+        }
         if header.partition_count > stream.partitions {
             stream.partitions = header.partition_count;
             stream.partitions_ms = self.clock_ms;
@@ -324,7 +353,7 @@ impl Merger {
 
     fn makes_one_range_too_many(&self, id: TransferId) -> bool {
         let touches = |stream: &Stream| stream.closed.touches(id.sequence);
-        self.ranges >= self.bounds.1
+        self.ranges >= self.bounds.ranges
             && !self.open.contains_key(&id)
             && !self.streams.get(&(id.uploader, id.incarnation)).is_some_and(touches)
     }

@@ -12,7 +12,7 @@ impl Merger {
         &mut self,
         key: StreamKey,
         uploader: Name,
-        (checked, closed_below): (bool, u64),
+        (checked, closed_below, seen): (bool, u64, u64),
         closed: &[(u64, u64)],
     ) {
         let mut ranges = RangeSet::default();
@@ -28,6 +28,7 @@ impl Merger {
             checked,
             partitions: 0,
             partitions_ms: 0,
+            seen,
             dirty: false,
         };
         self.streams.insert(key, stream);

@@ -17,6 +17,7 @@ fn limits() -> Limits {
         file_size_max: 1 << 40,
         open_files_max: 1000,
         stalled_after_ms: u64::MAX,
+        batch_files_max: crate::merge::BATCH_FILES_MAX,
         reader_per_partition: true,
     }
 }
@@ -194,7 +195,7 @@ impl World {
             (0..self.log.len() as i32).map(|p| (p, staged.get(&p).copied().unwrap_or(0))).collect();
         self.merger = Merger::new(limits(), &positions, true);
         for stream in &saved.streams {
-            let known = (stream.checked, stream.closed_below);
+            let known = (stream.checked, stream.closed_below, stream.seen);
             self.merger.restore_stream(stream.key, stream.uploader.clone(), known, &stream.closed);
         }
         for intent in &saved.intents {

@@ -18,6 +18,7 @@ struct Folded<'a> {
     uploader: &'a Name,
     checked: bool,
     closed_below: u64,
+    seen: u64,
     /// Starts of ranges that the ledger may have and that are gone.
     gone: BTreeSet<u64>,
     /// Ranges that are there in the end, by their starts.
@@ -67,6 +68,7 @@ fn fold(changes: &[StreamChange]) -> BTreeMap<StreamKey, Folded<'_>> {
             uploader: &change.uploader,
             checked: change.checked,
             closed_below: change.closed_below,
+            seen: change.seen,
             gone: BTreeSet::new(),
             there: BTreeMap::new(),
             fresh: BTreeSet::new(),
@@ -74,8 +76,8 @@ fn fold(changes: &[StreamChange]) -> BTreeMap<StreamKey, Folded<'_>> {
             lost: Vec::new(),
         });
         // The later change says it as it is.
-        (folded.uploader, folded.checked, folded.closed_below) =
-            (&change.uploader, change.checked, change.closed_below);
+        (folded.uploader, folded.checked, folded.closed_below, folded.seen) =
+            (&change.uploader, change.checked, change.closed_below, change.seen);
         if let Some(ranges) = &change.change {
             for first in &ranges.removed {
                 folded.there.remove(first);
@@ -101,9 +103,9 @@ pub(super) fn write(tx: &Transaction<'_>, changes: &[StreamChange]) -> rusqlite:
 
 fn write_one(tx: &Transaction<'_>, key: StreamKey, folded: &Folded<'_>) -> rusqlite::Result<()> {
     let (uploader, incarnation) = (&key.0.0[..], key.1.0 as i64);
-    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO stream VALUES(?1, ?2, ?3, ?4, ?5)")?;
-    let (name, below) = (folded.uploader.as_str(), folded.closed_below as i64);
-    statement.execute(params![uploader, incarnation, name, folded.checked, below])?;
+    let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO stream VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let (name, below, seen) = (folded.uploader.as_str(), folded.closed_below as i64, folded.seen as i64);
+    statement.execute(params![uploader, incarnation, name, folded.checked, below, seen])?;
     let query = "DELETE FROM closed WHERE uploader = ?1 AND incarnation = ?2 AND first = ?3";
     let mut delete = tx.prepare_cached(query)?;
     for first in &folded.gone {
@@ -123,6 +125,18 @@ fn write_one(tx: &Transaction<'_>, key: StreamKey, folded: &Folded<'_>) -> rusql
 
 fn pairs(ranges: &BTreeMap<u64, u64>) -> Vec<(u64, u64)> {
     ranges.iter().map(|(&first, &beyond)| (first, beyond)).collect()
+}
+
+/// Forgets runs of which no record is left on the topic: nothing of them is under way.
+pub(super) fn forget(tx: &Transaction<'_>, keys: &[StreamKey]) -> rusqlite::Result<()> {
+    for table in ["stream", "closed", "lost"] {
+        let query = format!("DELETE FROM {table} WHERE uploader = ?1 AND incarnation = ?2");
+        let mut statement = tx.prepare_cached(&query)?;
+        for (uploader, incarnation) in keys {
+            statement.execute(params![&uploader.0[..], incarnation.0 as i64])?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes the rows of these numbers.
@@ -157,6 +171,7 @@ mod tests {
             uploader: Name::new("host").unwrap(),
             checked: true,
             closed_below: closes.1,
+            seen: 0,
             change,
             closes,
             lost: None,

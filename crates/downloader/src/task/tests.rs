@@ -67,6 +67,7 @@ fn a_partial_made_while_its_file_ends_is_removed() {
             file_size_max: u64::MAX,
             open_files_max: 10,
             stalled_after_ms: u64::MAX,
+            batch_files_max: crate::merge::BATCH_FILES_MAX,
             reader_per_partition: true,
         },
         placement: &placement,

@@ -9,20 +9,23 @@ use anyhow::Result;
 use testkit::Daemon;
 
 use crate::measure::{Usage, exact_cpu};
-use crate::place::{DELIVERED, Place, await_files};
+use crate::place::{DELIVERED, Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
 const PARTITIONS: i32 = 16;
 const SMALL: u64 = 1_000_000_000;
 const MIB: f64 = 1_048_576.0;
 
-/// Peaks of uploader and downloader for a file of this size; its content is all zeros, which nothing in between shortens.
+/// Peaks of uploader and downloader for a file of this size; its content is all zeros, which nothing in between shortens. The downloader begins
+/// when all of it is on the topic: so its queues fill up, whatever the size and however fast the disk is.
 fn peaks(place: &Place, size: u64) -> Result<(f64, f64)> {
     let round = place.round(PARTITIONS);
     let file = place.folder("large").join("sparse");
     File::create(&file)?.set_len(size)?;
-    let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(&[]));
+    let mut uploader = round.ready_uploader(&[]);
     round.drop_in(&round.aside(&file)?);
+    await_files(&mut uploader, 0, UPLOADED, 1)?;
+    let mut downloader = round.ready_downloader(&[]);
     await_files(&mut downloader, 0, DELIVERED, 1)?;
     let peak = |daemon: &Daemon| -> Result<f64> { Ok(Usage::of(daemon.pid())?.peak as f64 / MIB) };
     let peaks = (peak(&uploader)?, peak(&downloader)?);
