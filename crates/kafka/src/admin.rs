@@ -76,7 +76,13 @@ impl Admin {
         let context = Context::new(&settings.client_id, None);
         let client = Arc::new(Client::new(Kind::Producer, &settings::for_admin(settings), context)?);
         // Tokens are only fetched while somebody polls. The last owner destroys the client, and that may wait.
-        let poller = Poller::start("kafka-admin", Arc::clone(&client), |client| client.poll(POLL_MS), drop)?;
+        let poller = Poller::start(
+            "kafka-admin",
+            client.events(),
+            Arc::clone(&client),
+            |client| client.poll(POLL_MS),
+            drop,
+        )?;
         Ok(Admin { poller, client: Some(client), topic: settings.topic.clone(), c_topic, asks_config: true })
     }
 

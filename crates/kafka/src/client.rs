@@ -6,8 +6,8 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use rdkafka::bindings as sys;
 
 use crate::certificate;
 use crate::complaint::Complaints;
-use crate::ffi::{self, code};
+use crate::ffi::{self, Queue, code};
 use crate::pace;
 use crate::settings::{Conf, Properties, Said};
 use crate::{Error, Result};
 
-/// A poll thread looks at its stop flag this often, ms.
-pub(crate) const POLL_MS: c_int = 100;
+/// A poll thread to which nothing happens wakes up this often, ms: an idle daemon costs next to nothing. Whoever cannot wait so long wakes it
+/// ([`Poller::wake`]).
+pub(crate) const POLL_MS: c_int = 1000;
 
 /// A delivery report, read out of the message it came with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +133,12 @@ impl Client {
     pub(crate) fn poll(&self, timeout_ms: c_int) {
         // SAFETY: the client is live.
         unsafe { sys::rd_kafka_poll(self.as_ptr(), timeout_ms) };
+    }
+
+    /// The queue that [`Client::poll`] waits on.
+    pub(crate) fn events(&self) -> Option<Queue> {
+        // SAFETY: the client is live; the reference is ours, and its poll thread drops it before it lets go of the client.
+        unsafe { Queue::own(sys::rd_kafka_queue_get_main(self.as_ptr())) }
     }
 
     /// The error that ended this client's life, if one did.
@@ -276,36 +283,64 @@ pub(crate) fn ticket_pointer(ticket: usize) -> *mut c_void {
     ptr::without_provenance_mut(ticket)
 }
 
+/// Nothing that panics is done under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The queue goes before the client that the same thread holds, also when a step panics: a local value is dropped before what the
+/// thread was given.
+struct GoesFirst(Arc<Mutex<Option<Queue>>>);
+
+impl Drop for GoesFirst {
+    fn drop(&mut self) {
+        drop(lock(&self.0).take());
+    }
+}
+
 /// A thread that serves a client's events until told to stop.
 pub(crate) struct Poller {
     stop: Arc<AtomicBool>,
+    /// What the thread waits on; gone before its client can be.
+    events: Arc<Mutex<Option<Queue>>>,
     gone: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Poller {
-    /// Runs `step` (which may wait about [`POLL_MS`]) again and again, then `end`, which gets what `step` used.
+    /// Runs `step` (which may wait about [`POLL_MS`] on `events`) again and again, then `end`, which gets what `step` used.
     pub(crate) fn start<S: Send + 'static>(
         name: &str,
+        events: Option<Queue>,
         state: S,
         step: impl Fn(&S) + Send + 'static,
         end: impl FnOnce(S) + Send + 'static,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let events = Arc::new(Mutex::new(events));
         let (alive, gone): (Sender<()>, Receiver<()>) = bounded(0);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn({
-            let stop = Arc::clone(&stop);
+            let (stop, events) = (Arc::clone(&stop), Arc::clone(&events));
             move || {
+                let events = GoesFirst(events);
                 while !stop.load(Ordering::Acquire) {
                     step(&state);
                 }
+                drop(events);
                 end(state);
                 drop(alive);
             }
         });
         let thread =
             thread.map_err(|error| Error::Other(format!("no thread for the Kafka client: {error}")))?;
-        Ok(Self { stop, gone, thread: Some(thread) })
+        Ok(Self { stop, events, gone, thread: Some(thread) })
+    }
+
+    /// Ends the thread's wait, now or the next one: its step goes on.
+    pub(crate) fn wake(&self) {
+        if let Some(events) = &*lock(&self.events) {
+            events.end_wait();
+        }
     }
 
     /// Whether the caller is the poll thread itself.
@@ -316,6 +351,7 @@ impl Poller {
     /// Asks it to stop and waits up to `deadline` for its end. `false`: it is still busy, and left to itself.
     pub(crate) fn stop(&mut self, deadline: Duration) -> bool {
         self.stop.store(true, Ordering::Release);
+        self.wake();
         // Nothing is ever sent: the answer is the sender's disappearance.
         let ended = matches!(
             self.gone.recv_timeout(deadline),

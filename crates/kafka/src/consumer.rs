@@ -111,6 +111,7 @@ impl ConsumerSet {
         }
         let poller = Poller::start(
             "kafka-consumer",
+            core.client().events(),
             Arc::clone(&core),
             |core: &Arc<Core>| core.serve(),
             |core| core.unassign(),
@@ -123,6 +124,8 @@ impl ConsumerSet {
     pub fn commit(&self, positions: &[Position]) {
         let mut commits = self.core().commits();
         commits.wanted.extend(positions.iter().map(|position| (position.partition, position.offset)));
+        drop(commits);
+        self.poller.wake();
     }
 
     /// Commits and waits for the answer, up to `timeout`.

@@ -250,6 +250,12 @@ impl Queue {
         unsafe { sys::rd_kafka_queue_forward(self.as_ptr(), ptr::null_mut()) }
     }
 
+    /// Ends the wait of whoever waits on the queue; when nobody does, the next one does not wait.
+    pub fn end_wait(&self) {
+        // SAFETY: the reference is live; any thread may call this.
+        unsafe { sys::rd_kafka_queue_yield(self.as_ptr()) }
+    }
+
     /// Waits for an event. Only for queues that carry results, not messages.
     pub fn event(&self, timeout_ms: c_int) -> Option<Event> {
         // SAFETY: the reference is live; the event returned is ours to free.

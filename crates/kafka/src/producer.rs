@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 /// After a purge librdkafka reports at once; this is only for a machine in trouble.
 const PURGE_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two requests for them, ms.
+const PURGE_AGAIN_MS: std::ffi::c_int = 100;
 /// Dropping waits this long for reports and librdkafka's threads, then leaves the rest to the poll thread.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -127,6 +129,7 @@ impl<T: Send + 'static> Producer<T> {
         let core = Arc::new(Core { topic: Some(topic), client: Some(client), ledger });
         let poller = Poller::start(
             "kafka-producer",
+            core.client().events(),
             Arc::clone(&core),
             |core: &Arc<Core<T>>| core.client().poll(POLL_MS),
             |core| core.wind_up(),
@@ -248,7 +251,7 @@ impl<T: Send + 'static> Core<T> {
         while self.ledger.outstanding() > 0 && Instant::now() < deadline {
             // SAFETY: the client is live. Non-blocking: a broker thread in a slow name lookup must not hold us.
             unsafe { sys::rd_kafka_purge(self.client().as_ptr(), flags) };
-            self.client().poll(POLL_MS);
+            self.client().poll(PURGE_AGAIN_MS);
         }
         let ledger = Arc::clone(&self.ledger);
         let Some(mut core) = Arc::into_inner(self) else { return };

@@ -108,7 +108,13 @@ pub fn probe_idempotence(settings: &Settings, timeout: Duration) -> Result<()> {
     }
     let context = Context::observed(&settings.client_id, Box::new(observer));
     let client = Arc::new(Client::new(Kind::Producer, &properties, context)?);
-    let mut poller = Poller::start("kafka-probe", Arc::clone(&client), |client| client.poll(POLL_MS), drop)?;
+    let mut poller = Poller::start(
+        "kafka-probe",
+        client.events(),
+        Arc::clone(&client),
+        |client| client.poll(POLL_MS),
+        drop,
+    )?;
     let deadline = Instant::now() + timeout;
     let outcome = loop {
         if assigned.load(Ordering::Acquire) {

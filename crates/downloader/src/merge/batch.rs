@@ -349,6 +349,26 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_plan_of_a_file_that_is_complete_is_not_settled_before_the_file_is() {
+        let mut merger = Merger::new(limits(), &[(0, 0), (1, 0)], true);
+        let whole = |attempt: u32| Record {
+            header: header(0, attempt, 0),
+            body: Body::Whole { digest: [0; 32], payload: &[] },
+        };
+        let Verdict::Write(ticket) = merger.offer(at(0, 0), &whole(0), 0) else { panic!("not wanted") };
+        merger.written(&ticket, 0, &[]);
+        merger.passed(0, 1);
+        assert_eq!(merger.offer(at(1, 0), &whole(1), 0), Verdict::Skip(super::super::Skip::Duplicate));
+        merger.passed(1, 1);
+        let batch = merger.take_batch(true);
+        merger.recorded(&batch);
+        // Whoever begins there without our state must find the newer plan whole, or not at all.
+        assert_eq!(merger.settled(), [(0, 0), (1, 0)]);
+        merger.published(batch.completed[0].header.transfer, &Published::Delivered);
+        assert_eq!(merger.settled(), [(0, 1), (1, 1)]);
+    }
+
+    #[test]
     fn a_full_batch_takes_all() {
         let mut merger = five_files();
         let batch = merger.take_batch(true);

@@ -289,7 +289,7 @@ impl Merger {
             self.end(header.transfer, Ending::Refused(Refusal::TooManyChunks));
             return Verdict::Refuse(Refusal::TooManyChunks);
         }
-        match self.check_against_open(header, now_ms) {
+        match self.check_against_open(place, header, now_ms) {
             Err(why) => skip(self, why),
             Ok(()) => self.take(place, record, now_ms),
         }
@@ -415,7 +415,7 @@ impl Merger {
             })
     }
 
-    fn check_against_open(&mut self, header: &Header, now_ms: u64) -> Result<(), Skip> {
+    fn check_against_open(&mut self, place: Place, header: &Header, now_ms: u64) -> Result<(), Skip> {
         let Some(transfer) = self.open.get_mut(&header.transfer) else { return Ok(()) };
         if mutation::is(Mutation::AttemptIgnored) {
             return if transfer.complete { Err(Skip::Duplicate) } else { Ok(()) };
@@ -435,6 +435,10 @@ impl Merger {
             return Ok(());
         }
         if transfer.complete {
+            if header.attempt > transfer.attempt() {
+                // A reader without our state would take the newer plan for the one that counts: it must find all of it.
+                transfer.hold_back(place.partition, place.offset);
+            }
             return Err(Skip::Duplicate);
         }
         if transfer.agrees_with(header) { Ok(()) } else { Err(Skip::Conflict) }

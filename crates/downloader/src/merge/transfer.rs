@@ -81,12 +81,15 @@ impl Transfer {
         mine.file == other.file && mine.uploader == other.uploader && mine.spool == other.spool
     }
 
+    /// What is settled does not pass this offset while the transfer is open.
+    pub fn hold_back(&mut self, partition: i32, offset: i64) {
+        let first = self.firsts.entry(partition).or_insert(offset);
+        *first = offset.min(*first);
+    }
+
     /// Notes a record of this transfer.
     pub fn touch(&mut self, partition: i32, offset: i64, now_ms: u64) {
-        let first = self.firsts.entry(partition).or_insert(offset);
-        if offset < *first {
-            *first = offset;
-        }
+        self.hold_back(partition, offset);
         self.last_ms = now_ms;
         self.stalled = false;
         self.dirty = true;
