@@ -124,7 +124,10 @@ impl World {
         let place = Place { partition, offset };
         let record = Record { header, body };
         let verdict = self.merger.offer(place, &record, self.now_ms);
-        self.last.insert(((id.uploader, id.incarnation), partition), offset + 1);
+        // Who is not accepted is not looked at, now or at another reading.
+        if verdict != Verdict::Skip(Skip::NotAccepted) {
+            self.last.insert(((id.uploader, id.incarnation), partition), offset + 1);
+        }
         if self.closed.contains(&id) {
             let known = matches!(
                 verdict,
