@@ -183,6 +183,11 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
                 _ => Failure::Disk(what.to_owned(), error),
             }
         };
+        if batch.completed.iter().any(|file| !file.verified && !file.durable) {
+            // Reading a large file back may take long: what has its name does not wait for that.
+            self.names_barrier().map_err(disk("making names durable"))?;
+            self.settle_names();
+        }
         self.finish_files(&mut batch).map_err(disk("finishing files"))?;
         if !mutation::is(Mutation::LedgerBeforeBarrier) {
             self.barrier(&batch).map_err(disk("flushing file content and names"))?;

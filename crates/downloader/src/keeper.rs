@@ -219,7 +219,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn is_idle_long_enough(&self) -> bool {
+    fn is_idle_long_enough(&mut self) -> bool {
         let Some(idle) = self.environment.until_idle else { return false };
         let quiet =
             self.shared.now_ms().saturating_sub(self.shared.tallies.last_record_ms.load(Ordering::Relaxed));
@@ -227,7 +227,7 @@ impl<'a> Keeper<'a> {
             return false;
         }
         // The end that a reader saw may be old by now.
-        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
+        let Some(marks) = self.all_watermarks() else { return false };
         let merger = self.shared.merger();
         let idle = merger.is_idle()
             && merger.received().iter().zip(&marks).all(|((_, received), marks)| *received >= marks.high);

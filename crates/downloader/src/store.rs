@@ -17,6 +17,9 @@ const SKIPPED_ROWS_MAX: i64 = 100_000;
 /// Delivered files are remembered for questions (`why`); older ones beyond so many rows are dropped.
 const DELIVERED_ROWS_MAX: i64 = 1_000_000;
 
+/// No program counts so far; a number above is damage.
+const EPOCH_MAX: u64 = 1 << 62;
+
 /// Key of [`Store::began_at_the_beginning`].
 const BEGINNING: &str = "from_the_beginning";
 
@@ -187,7 +190,7 @@ impl Store {
         })
     }
 
-    /// Whether reading began at the topic's true beginning; `None` before the first start.
+    /// Whether reading began at the topic's true beginning and nothing was forgotten since; `None` before the first start.
     pub fn began_at_the_beginning(&self) -> Result<Option<bool>, ledger::Error> {
         Ok(self.meta(BEGINNING)?.map(|value| value == "1"))
     }
@@ -213,8 +216,12 @@ impl Store {
             batch.transfers.iter().try_for_each(|state| write_transfer(tx, state))?;
             write_intents(tx, intents)?;
             batch.closing.iter().try_for_each(|closing| write_ending(tx, closing))?;
+            if !batch.forgotten.is_empty() {
+                // Before the changes: one that came back meanwhile is written anew.
+                streams::forget(tx, &batch.forgotten)?;
+                write_meta(tx, BEGINNING, "0")?;
+            }
             streams::write(tx, &batch.streams)?;
-            streams::forget(tx, &batch.forgotten)?;
             batch.epochs.iter().try_for_each(|epochs| write_epochs(tx, epochs))?;
             write_delivered(tx, delivered)?;
             batch.skipped.iter().try_for_each(|skipped| write_skipped(tx, skipped))?;
@@ -251,7 +258,7 @@ pub fn load(connection: &Connection) -> rusqlite::Result<Saved> {
         })?,
         epochs: rows(connection, "SELECT number, ends FROM epoch", |row| {
             let ends = firsts_from(&row.get::<_, Vec<u8>>(1)?).into_iter().collect();
-            Ok(Epoch { number: row.get::<_, i64>(0)? as u64, ends })
+            Ok(Epoch { number: epoch_from(row.get(0)?)?, ends })
         })?,
     })
 }
@@ -271,6 +278,10 @@ fn damaged(what: &str) -> rusqlite::Error {
         rusqlite::types::Type::Blob,
         format!("damaged {what}").into(),
     )
+}
+
+fn epoch_from(number: i64) -> rusqlite::Result<u64> {
+    u64::try_from(number).ok().filter(|number| *number < EPOCH_MAX).ok_or_else(|| damaged("epoch"))
 }
 
 fn id_from(uploader: Vec<u8>, incarnation: i64, sequence: i64) -> rusqlite::Result<TransferId> {
@@ -454,7 +465,7 @@ fn load_streams(connection: &Connection) -> rusqlite::Result<Vec<SavedStream>> {
             uploader,
             checked: row.get(3)?,
             closed_below: row.get::<_, i64>(4)? as u64,
-            seen: row.get::<_, i64>(5)? as u64,
+            seen: epoch_from(row.get(5)?)?,
             closed: ranges,
             lost,
         })

@@ -120,7 +120,7 @@ pub struct Batch {
     pub streams: Vec<StreamChange>,
     /// Records that were skipped.
     pub skipped: Vec<Skipped>,
-    /// Streams that are forgotten, after their changes.
+    /// Streams that are forgotten, before the changes of those that came back.
     pub forgotten: Vec<StreamKey>,
     /// All epochs that are remembered, when the ledger has others.
     pub epochs: Option<Vec<super::Epoch>>,

@@ -106,12 +106,15 @@ impl Merger {
     /// Takes up the epochs that the ledger remembers, after its streams. `staged` is how far the partitions were read before, which may be further
     /// than where they are read from now.
     pub fn restore_epochs(&mut self, epochs: &[Epoch], staged: &[(i32, i64)]) {
-        let ends = epochs.iter().flat_map(|epoch| &epoch.ends).chain(staged);
+        // A partition that the topic does not have any more would keep every epoch.
+        let is_read = |(partition, _): &&(i32, i64)| self.partitions.contains_key(partition);
+        let ends = epochs.iter().flat_map(|epoch| &epoch.ends).chain(staged).filter(is_read);
         ends.for_each(|&(partition, end)| self.epochs.saw(partition, end.saturating_sub(1)));
         let youngest = self.streams.values().map(|stream| stream.seen).max().unwrap_or(0);
         let behind = epochs.iter().map(|epoch| epoch.number.saturating_add(1)).max().unwrap_or(0);
         self.epochs.current = youngest.max(behind);
-        self.epochs.ended = epochs.iter().map(|epoch| (epoch.number, epoch.ends.clone())).collect();
+        let ends = |epoch: &Epoch| epoch.ends.iter().filter(is_read).copied().collect();
+        self.epochs.ended = epochs.iter().map(|epoch| (epoch.number, ends(epoch))).collect();
         // Only a damaged ledger has more. The first ones join those behind them.
         while self.epochs.ended.len() > EPOCHS_MAX {
             self.epochs.ended.pop_first();
@@ -145,8 +148,12 @@ impl Merger {
         let Some(gone) = self.epochs.gone(extents) else { return Some(Vec::new()) };
         self.epochs.forget_until(gone);
         let open: HashSet<StreamKey> = self.open.keys().map(|id| (id.uploader, id.incarnation)).collect();
+        // What the ledger has to hear first would bring rows of it back.
+        let unwritten: HashSet<StreamKey> = self.stream_changes.iter().map(|change| change.key).collect();
         let is_gone = |(key, stream): &(&StreamKey, &super::Stream)| {
             stream.seen <= gone
+                && !stream.dirty
+                && !unwritten.contains(*key)
                 && !open.contains(*key)
                 && stream.closed.holes_below(stream.closed_below, 1).is_empty()
         };
@@ -156,6 +163,13 @@ impl Merger {
         for stream in keys.iter().filter_map(|key| self.streams.remove(key)) {
             self.ranges = self.ranges.saturating_sub(stream.closed.len());
             self.lost_ranges = self.lost_ranges.saturating_sub(stream.lost.len());
+        }
+        if !keys.is_empty() && std::mem::take(&mut self.from_the_beginning) {
+            // A run that comes back is new to us: what it says to be done with is history, not a loss. Of those that are
+            // remembered everything was seen.
+            for stream in self.streams.values_mut().filter(|stream| !stream.checked) {
+                (stream.checked, stream.dirty) = (true, true);
+            }
         }
         self.forgotten.extend_from_slice(&keys);
         Some(keys)
@@ -192,6 +206,8 @@ mod tests {
         let batch = merger.take_batch(true);
         merger.recorded(&batch);
         merger.closed(&batch.closing);
+        // The ledger hears that it is closed.
+        merger.take_batch(true);
         verdict
     }
 
@@ -244,6 +260,37 @@ mod tests {
         assert_eq!(merger.find_lost().iter().map(super::super::Lost::files).sum::<u64>(), 5);
         end_one(&mut merger, (0, 3), of_run(3, 0));
         assert_eq!(forgotten(&mut merger, [(4, 4), (0, 0)]), [1, 3], "what was missing is named");
+    }
+
+    #[test]
+    fn a_run_that_comes_back_before_the_ledger_hears_of_it_is_known_afterwards() {
+        let mut store = Store::open(Path::new(":memory:")).unwrap();
+        let mut merger = merger();
+        let abort = Record { header: of_run(1, 0), body: Body::Abort };
+        merger.offer(at(0, 0), &abort, 0);
+        merger.passed(0, 1);
+        let batch = merger.take_batch(true);
+        merger.closed(&batch.closing);
+        assert!(
+            forgotten(&mut merger, [(1, 1), (0, 0)]).is_empty(),
+            "the ledger does not know that it ended"
+        );
+        merger.take_batch(true);
+        end_one(&mut merger, (0, 1), of_run(2, 0));
+        assert_eq!(forgotten(&mut merger, [(2, 2), (0, 0)]), [1, 2]);
+        // Numbers that nobody has seen here are history then.
+        let back = Record { header: Header { closed_below: 7, ..of_run(1, 7) }, body: Body::Abort };
+        merger.offer(at(0, 2), &back, 0);
+        merger.passed(0, 3);
+        let suspicion = merger.suspicion().unwrap();
+        merger.arm(suspicion, &[(0, 3), (1, 0)]);
+        assert_eq!(merger.find_lost().iter().map(super::super::Lost::files).sum::<u64>(), 0);
+        let batch = merger.take_batch(true);
+        assert_eq!(batch.forgotten.len(), 2);
+        store.record(&batch, &[], &[]).unwrap();
+        let saved = store.load().unwrap();
+        assert!(saved.streams.iter().any(|stream| stream.key.1.0 == 1 && stream.closed == [(0, 7)]));
+        assert_eq!(store.began_at_the_beginning().unwrap(), Some(false));
     }
 
     #[test]
