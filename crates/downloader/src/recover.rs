@@ -204,7 +204,7 @@ fn finish_intents<D: Disk>(
         .into_iter()
         .map(|(intent, path)| {
             say_delivered(&intent, &path, 0);
-            shared.merger().close(intent.header.transfer);
+            shared.merger().delivered_at_the_start(&intent.header);
             Delivered { header: intent.header, digest: intent.digest, visible_as: path, at: at.clone() }
         })
         .collect())

@@ -51,6 +51,13 @@ impl Merger {
         self.finish_if_all_there(id);
     }
 
+    /// A publication that an earlier run began is done.
+    pub fn delivered_at_the_start(&mut self, header: &Header) {
+        self.counts.files_done += 1;
+        self.counts.bytes_done += header.file.size;
+        self.close(header.transfer);
+    }
+
     /// Takes up a file whose content is durable but which could not be put into the output yet.
     pub fn reopen_complete(&mut self, header: Header, digest: Digest, firsts: &[(i32, i64)]) {
         let id = header.transfer;
