@@ -49,6 +49,15 @@ struct Fault {
     suppressed: u64,
 }
 
+/// What stands before the words that a certificate was refused. librdkafka says it in one of two ways, as the refusal comes with
+/// the first answer or a later one.
+fn before_refusal(words: &str) -> Option<&str> {
+    let refused = words.contains("certificate verify failed");
+    let mark =
+        if refused && !words.contains("SSL handshake failed") { "error:" } else { "SSL handshake failed" };
+    words.split_once(mark).map(|(who, _)| who)
+}
+
 impl Complaints {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.to_owned(), troubled: AtomicBool::new(false), state: Mutex::default() }
@@ -69,8 +78,8 @@ impl Complaints {
         // How long the connection was in which state is for the log, not for people.
         let words = text.split_once(" (after ").map_or(text, |(words, _)| words);
         let mut state = self.state();
-        let words = match (&state.certificate, words.split_once("SSL handshake failed")) {
-            (Some(why), Some((who, _))) => format!("{who}{why}"),
+        let words = match (&state.certificate, before_refusal(words)) {
+            (Some(why), Some(who)) => format!("{who}{why}"),
             _ => words.to_owned(),
         };
         let complaint = Complaint { err, text: words, refused: ffi::is_refusal(err), since: Instant::now() };
@@ -207,6 +216,24 @@ mod tests {
         assert_eq!(complaints.refusal().as_deref(), Some("wrong password"));
         complaints.healthy();
         assert_eq!(complaints.current(), None);
+    }
+
+    #[test]
+    fn a_refused_certificate_is_explained_in_whatever_words_the_refusal_comes() {
+        for said in [
+            "ssl://h:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker",
+            "ssl://h:1/bootstrap: error:0A000086:SSL routines::certificate verify failed",
+            "ssl://h:1/bootstrap: SSL handshake failed: Disconnected",
+        ] {
+            let complaints = Complaints::new("c");
+            complaints.note_certificate("it is for another host".to_owned());
+            complaints.fault(-195, said);
+            assert_eq!(complaints.current().as_deref(), Some("ssl://h:1/bootstrap: it is for another host"));
+        }
+        let complaints = Complaints::new("c");
+        complaints.note_certificate("it is for another host".to_owned());
+        complaints.fault(-195, "ssl://h:1/bootstrap: Connection refused");
+        assert_eq!(complaints.current().as_deref(), Some("ssl://h:1/bootstrap: Connection refused"));
     }
 
     #[test]
