@@ -185,13 +185,11 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         };
         if batch.completed.iter().any(|file| !file.verified && !file.durable) {
             // Reading a large file back may take long: what has its name does not wait for that.
-            self.names_barrier().map_err(disk("making names durable"))?;
-            self.settle_names();
+            self.end_names().map_err(disk("making names durable"))?;
         }
         self.finish_files(&mut batch).map_err(disk("finishing files"))?;
         if !mutation::is(Mutation::LedgerBeforeBarrier) {
             self.barrier(&batch).map_err(disk("flushing file content and names"))?;
-            self.settle_names();
         }
         let intents = self.intents(&mut batch);
         if mutation::is(Mutation::RenameBeforeIntent) {
@@ -201,7 +199,6 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         self.store.record(&batch, &intents, &self.delivered).map_err(Failure::Ledger)?;
         if mutation::is(Mutation::LedgerBeforeBarrier) {
             self.barrier(&batch).map_err(disk("flushing file content and names"))?;
-            self.settle_names();
         }
         self.delivered.drain(..recorded);
         self.shared.merger().recorded(&batch);
@@ -211,8 +208,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         }
         let goes_on = self.shared.merger().complete_waiting() > 0 && !self.shared.stopping();
         if !goes_on {
-            self.names_barrier().map_err(disk("making names durable"))?;
-            self.settle_names();
+            self.end_names().map_err(disk("making names durable"))?;
         } else if mutation::is(Mutation::NamesBelievedEarly) {
             self.settle_names();
         }
@@ -249,15 +245,24 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         self.shared.slots.existing(header.transfer, header.attempt)
     }
 
-    /// The content of this batch, and the names of the one before it.
-    fn barrier(&self, batch: &Batch) -> io::Result<()> {
+    /// The content of this batch, and the names of the one before it, which are delivered with that.
+    fn barrier(&mut self, batch: &Batch) -> io::Result<()> {
         if mutation::is(Mutation::ContentBarrierDropped) {
-            return self.names_barrier();
+            return self.end_names();
         }
         match self.behind_barrier(batch) {
             Err(_) if mutation::is(Mutation::FailedBarrierRetried) => self.behind_barrier(batch),
             other => other,
-        }
+        }?;
+        self.settle_names();
+        Ok(())
+    }
+
+    /// The names of the files that were renamed, without waiting for content.
+    fn end_names(&mut self) -> io::Result<()> {
+        self.names_barrier()?;
+        self.settle_names();
+        Ok(())
     }
 
     fn behind_barrier(&self, batch: &Batch) -> io::Result<()> {

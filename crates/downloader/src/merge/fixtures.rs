@@ -1,4 +1,6 @@
-//! Limits, headers and records for the tests of the merge.
+//! Limits, headers and records for the tests of the merge and of what stands around it.
+//!
+//! What must never happen here: a value that a test relies on without naming it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;

@@ -10,7 +10,7 @@ mod batch;
 mod chunks;
 mod epochs;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod gaps;
 mod ranges;
 mod restore;

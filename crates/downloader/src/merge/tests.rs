@@ -5,21 +5,14 @@
 use super::*;
 use crate::store::{Intent, Store, partial_name};
 use proptest::prelude::*;
-use protocol::{FileMeta, RelativePath, encode, subtrees, whole_digest};
+use protocol::{RelativePath, encode, subtrees, whole_digest};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 const CHUNK: u32 = 1024;
 
 fn limits() -> Limits {
-    Limits {
-        accept: None,
-        file_size_max: 1 << 40,
-        open_files_max: 1000,
-        stalled_after_ms: u64::MAX,
-        batch_files_max: crate::merge::BATCH_FILES_MAX,
-        reader_per_partition: true,
-    }
+    Limits { file_size_max: 1 << 40, open_files_max: 1000, ..fixtures::limits() }
 }
 
 fn content(file: u64, size: u64) -> Vec<u8> {
@@ -27,23 +20,10 @@ fn content(file: u64, size: u64) -> Vec<u8> {
 }
 
 fn header(sequence: u64, size: u64, attempt: u32, chunk_size: u32) -> Header {
-    Header {
-        transfer: TransferId { uploader: UploaderId([7; 16]), incarnation: Incarnation(1), sequence },
-        attempt: Attempt(attempt),
-        closed_below: 0,
-        uploader: Name::new("up").unwrap(),
-        spool: Name::new("spool").unwrap(),
-        file: FileMeta {
-            path: RelativePath::new(format!("f{sequence}").into_bytes()).unwrap(),
-            size,
-            mtime_seconds: 0,
-            mtime_nanos: 0,
-            mode: 0o644,
-        },
-        chunk_size,
-        first_partition: 0,
-        partition_count: 1,
-    }
+    let mut header = fixtures::header(sequence, attempt, size);
+    header.file.path = RelativePath::new(format!("f{sequence}").into_bytes()).unwrap();
+    (header.chunk_size, header.partition_count) = (chunk_size, 1);
+    header
 }
 
 /// All records of one file under one attempt, END last.

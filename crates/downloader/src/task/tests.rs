@@ -4,7 +4,7 @@
 use super::*;
 use crate::commit::{Committer, Placement};
 use crate::disk::Offsets;
-use crate::merge::Limits;
+use crate::merge::fixtures::{header, limits};
 use crate::output::PARTIALS_ID_FILE;
 use crate::positions::Decision;
 use crate::recover::{Begun, Terms, begin};
@@ -13,9 +13,7 @@ use daemon::status::metric::Counter;
 use daemon::{Clock, DiskReserve, SetClock};
 use fsio::{Collision, PartialStore};
 use kafka::Position;
-use protocol::{
-    Attempt, FileMeta, Incarnation, Name, RelativePath, TransferId, UploaderId, encode, subtrees,
-};
+use protocol::{encode, subtrees};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,26 +22,6 @@ struct Nobody;
 impl Offsets for Nobody {
     fn commit(&self, _positions: &[Position]) {}
     fn commit_last(&self, _positions: &[Position], _timeout: Duration) {}
-}
-
-fn header() -> Header {
-    Header {
-        transfer: TransferId { uploader: UploaderId([7; 16]), incarnation: Incarnation(1), sequence: 0 },
-        attempt: Attempt(0),
-        closed_below: 0,
-        uploader: Name::new("up").unwrap(),
-        spool: Name::new("spool").unwrap(),
-        file: FileMeta {
-            path: RelativePath::new("f").unwrap(),
-            size: 3000,
-            mtime_seconds: 0,
-            mtime_nanos: 0,
-            mode: 0o644,
-        },
-        chunk_size: 1024,
-        first_partition: 0,
-        partition_count: 2,
-    }
 }
 
 fn handle_all(shared: &Shared, taken: &TakenIn<'_>, handling: &mut Handling) {
@@ -62,14 +40,7 @@ fn a_partial_made_while_its_file_ends_is_removed() {
     let time = Arc::new(SetClock::default());
     let terms = Terms {
         reserve: DiskReserve::Bytes(0),
-        limits: Limits {
-            accept: None,
-            file_size_max: u64::MAX,
-            open_files_max: 10,
-            stalled_after_ms: u64::MAX,
-            batch_files_max: crate::merge::BATCH_FILES_MAX,
-            reader_per_partition: true,
-        },
+        limits: limits(),
         placement: &placement,
         undecodable: Counter::default(),
         clock: Clock::set(Arc::clone(&time)),
@@ -82,12 +53,12 @@ fn a_partial_made_while_its_file_ends_is_removed() {
 
     let values = subtrees(0, &[5; 1024], false).into_iter().map(|subtree| subtree.value).collect();
     let body = Body::Chunk { index: 0, values, payload: &[5; 1024] };
-    let chunk = encode(&Record { header: header(), body });
+    let chunk = encode(&Record { header: header(0, 0, 3000), body });
     let chunk = take_in(&shared, place(0), &chunk).unwrap();
     let mut handling = Handling::new(place(0));
     assert_eq!(handling.turn(&shared, &chunk), Turn::Next, "it may be written");
 
-    let abort = encode(&Record { header: header(), body: Body::Abort });
+    let abort = encode(&Record { header: header(0, 0, 3000), body: Body::Abort });
     let abort = take_in(&shared, place(1), &abort).unwrap();
     handle_all(&shared, &abort, &mut Handling::new(place(1)));
     let mut committer = Committer::new(&shared, &mut store, &Nobody, &placement, delivered);
