@@ -5,18 +5,20 @@
 //! 4. the merge hears of it, and what is settled goes to Kafka.
 //!
 //! While more is waiting, the last barrier of one commit is the first one of the next: it takes the names of these files and the
-//! content of those.
+//! content of those. When much is waiting, a flush of the filesystem runs beside the committer: it takes the content of one batch
+//! while the batch before that goes through the ledger and gets its names, which the flush after this one takes.
 //!
 //! What must never happen here: a rename whose intent is not in the ledger; an intent whose content is not behind a
-//! barrier; going on after a failed barrier as if a second one could be believed.
+//! barrier; a name that is believed by a flush that began before its rename; going on after a failed barrier as if a second
+//! one could be believed.
 
 use crate::disk::{Disk, Offsets, PartialFile, Touched};
 use crate::landing;
 use crate::merge::{Batch, Closing, Completed, Ending, Published};
+use crate::publish::{Outcome, SYNCFS_FROM, barrier_of_names, publish, say_delivered, say_ending};
 use crate::shared::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, Failure, Shared};
-use crate::store::{Delivered, Intent, Store, partial_name};
+use crate::store::{Delivered, Intent, Store};
 use crate::task::attributes;
-use daemon::escape_name;
 use daemon::status::Stage;
 use fsio::{Collision, PartialStore};
 use kafka::{ConsumerSet, Position};
@@ -27,13 +29,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tracing::{error, info, warn};
 
-/// From so many files on, one flush of the filesystem is cheaper than one per file (measured: 200 small files, five
-/// times faster).
-const SYNCFS_FROM: usize = 8;
 /// A file whose publication failed for a reason of its own is tried again after this.
 const LATER: Duration = Duration::from_secs(10);
+/// From this part of what a batch takes at most, a flush runs beside the committer.
+const OVERLAP_PART: usize = 8;
+/// Files told to the merge under one lock: the tasks wait for so many at most.
+const ENDED_AT_ONCE: usize = 256;
 /// Offsets are committed again after this, changed or not.
 const COMMIT_AGAIN: Duration = Duration::from_secs(12 * 3600);
 /// Bytes per read when a digest has to be taken from the finished partial.
@@ -50,7 +52,7 @@ pub struct Placement {
     pub commit_interval: Duration,
 }
 
-/// The files of one commit between their renames and the barrier behind these.
+/// Files between their renames and the barrier behind these: of one commit, or of the last two.
 struct Renamed<D: Disk> {
     /// With their paths relative to the output.
     visible: Vec<(Intent, Vec<u8>)>,
@@ -59,6 +61,21 @@ struct Renamed<D: Disk> {
     touched: Touched<D>,
     /// Milliseconds at their first records.
     began: HashMap<TransferId, u64>,
+}
+
+/// What one commit makes durable.
+struct Taken {
+    batch: Batch,
+    /// Partials of attempts that were replaced before the batch was taken.
+    replaced: Vec<String>,
+}
+
+/// A batch whose content is being flushed, beside the committer.
+struct Ahead<D: Disk> {
+    taken: Taken,
+    flush: D::Flush,
+    /// Renamed before the flush began, so it takes their names.
+    names: Option<Renamed<D>>,
 }
 
 /// The committer of one run.
@@ -70,8 +87,9 @@ pub struct Committer<'a, D: Disk = PartialStore, O: Offsets = ConsumerSet> {
     honest_syncfs: bool,
     /// Became visible since the last transaction; recorded by the next.
     delivered: Vec<Delivered>,
-    /// Renamed, and not known to be durable yet.
+    /// Renamed, and no barrier has begun since.
     renamed: Option<Renamed<D>>,
+    ahead: Option<Ahead<D>>,
     /// To be offered again, and when.
     later: Vec<(Duration, TransferId)>,
     last_full: Duration,
@@ -98,6 +116,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             honest_syncfs,
             delivered,
             renamed: None,
+            ahead: None,
             later: Vec::new(),
             last_full: now,
             last_commit: now,
@@ -147,7 +166,8 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
 
     fn wait(&self) {
         let merger = self.shared.merger();
-        if merger.complete_waiting() > 0 || self.renamed.is_some() || self.shared.stopping() {
+        let has_begun = self.renamed.is_some() || self.ahead.is_some();
+        if has_begun || merger.complete_waiting() > 0 || self.shared.stopping() {
             return;
         }
         let until_full = CHECKPOINT_INTERVAL.saturating_sub(self.since(self.last_full));
@@ -167,30 +187,81 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     fn commit(&mut self, full: bool) -> Result<(), Failure> {
+        let ready = self.end_flush().map_err(disk("flushing file content and names"))?;
+        let overlaps = self.overlaps();
+        let mut taken = self.take(full);
+        // Reading a large file back may take long: what has its name does not wait for that.
+        let reads_back = taken.batch.completed.iter().any(|file| !file.verified && !file.durable);
+        if overlaps && !reads_back {
+            self.finish_files(&mut taken.batch).map_err(disk("finishing files"))?;
+            self.begin_flush(taken).map_err(disk("flushing file content"))?;
+            return ready.map_or(Ok(()), |ready| self.publish_all(ready));
+        }
+        if let Some(ready) = ready {
+            self.publish_all(ready)?;
+        }
+        if taken.is_empty() && self.delivered.is_empty() && self.renamed.is_none() {
+            return Ok(());
+        }
+        if reads_back {
+            self.end_names().map_err(disk("making names durable"))?;
+        }
+        self.finish_files(&mut taken.batch).map_err(disk("finishing files"))?;
+        if !mutation::is(Mutation::LedgerBeforeBarrier) {
+            self.barrier(&taken.batch).map_err(disk("flushing file content and names"))?;
+        }
+        self.publish_all(taken)?;
+        let goes_on = self.shared.merger().complete_waiting() > 0 && !self.shared.stopping();
+        if !goes_on {
+            self.end_names().map_err(disk("making names durable"))?;
+        } else if mutation::is(Mutation::NamesBelievedEarly) {
+            self.settle_names();
+        }
+        Ok(())
+    }
+
+    /// Whether so much waits that a flush beside the committer pays. A part of what a batch takes: while the flush runs,
+    /// the next ones come.
+    fn overlaps(&self) -> bool {
+        let merger = self.shared.merger();
+        let enough = (merger.batch_files_max() / OVERLAP_PART).max(1);
+        let seeded = mutation::is(Mutation::LedgerBeforeBarrier);
+        self.honest_syncfs && merger.complete_waiting() >= enough && !self.shared.stopping() && !seeded
+    }
+
+    fn take(&mut self, full: bool) -> Taken {
         // Before the batch: what is replaced by now has its new attempt in it.
         let replaced = if full { self.shared.slots.take_replaced() } else { Vec::new() };
-        let mut batch = self.shared.merger().take_batch(full);
+        let batch = self.shared.merger().take_batch(full);
         if full {
             self.last_full = self.shared.clock.now();
             self.shared.dirty_bytes.store(0, Ordering::Relaxed);
         }
-        if batch.is_empty() && self.delivered.is_empty() && replaced.is_empty() && self.renamed.is_none() {
-            return Ok(());
+        Taken { batch, replaced }
+    }
+
+    /// A flush begins that takes the content of this batch, and the names of all that was renamed so far.
+    fn begin_flush(&mut self, taken: Taken) -> io::Result<()> {
+        self.check_partials(&taken.batch)?;
+        let names = self.renamed.take();
+        self.ahead = Some(Ahead { taken, flush: self.shared.slots.store().begin_flush(), names });
+        Ok(())
+    }
+
+    /// Waits for the flush that was begun, if one was; what it took of names is delivered, what it took of content comes back.
+    fn end_flush(&mut self) -> io::Result<Option<Taken>> {
+        let Some(Ahead { taken, flush, names }) = self.ahead.take() else { return Ok(None) };
+        self.shared.slots.store().end_flush(flush)?;
+        self.settle(names);
+        if mutation::is(Mutation::LaterNamesBelieved) {
+            self.settle_names();
         }
-        let disk = |what: &'static str| {
-            move |error: io::Error| match error.kind() {
-                io::ErrorKind::Interrupted => Failure::Stopped,
-                _ => Failure::Disk(what.to_owned(), error),
-            }
-        };
-        if batch.completed.iter().any(|file| !file.verified && !file.durable) {
-            // Reading a large file back may take long: what has its name does not wait for that.
-            self.end_names().map_err(disk("making names durable"))?;
-        }
-        self.finish_files(&mut batch).map_err(disk("finishing files"))?;
-        if !mutation::is(Mutation::LedgerBeforeBarrier) {
-            self.barrier(&batch).map_err(disk("flushing file content and names"))?;
-        }
+        Ok(Some(taken))
+    }
+
+    /// What has its content behind a barrier: into the ledger, then into the output.
+    fn publish_all(&mut self, taken: Taken) -> Result<(), Failure> {
+        let Taken { mut batch, replaced } = taken;
         let intents = self.intents(&mut batch);
         if mutation::is(Mutation::RenameBeforeIntent) {
             self.rename_all(&batch, intents.clone())?;
@@ -205,12 +276,6 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         self.remove_partials(&batch, replaced).map_err(disk("removing partials"))?;
         if !mutation::is(Mutation::RenameBeforeIntent) {
             self.rename_all(&batch, intents)?;
-        }
-        let goes_on = self.shared.merger().complete_waiting() > 0 && !self.shared.stopping();
-        if !goes_on {
-            self.end_names().map_err(disk("making names durable"))?;
-        } else if mutation::is(Mutation::NamesBelievedEarly) {
-            self.settle_names();
         }
         self.shared.merger().closed(&batch.closing);
         // From here on a task that still writes one of them sees that it is closed; this is for those that did not.
@@ -266,18 +331,14 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     fn behind_barrier(&self, batch: &Batch) -> io::Result<()> {
-        let finished = batch.completed.iter().filter(|file| !file.durable);
-        let finished: Vec<&Header> = finished.map(|file| &file.header).collect();
-        let written = batch.transfers.iter().filter(|state| state.has_new_bytes);
-        let open: Vec<&Header> = written.map(|state| &state.header).collect();
+        let (finished, open) = written(batch);
         if finished.is_empty() && open.is_empty() {
             return self.names_barrier();
         }
         let store = self.shared.slots.store();
         let names = self.renamed.as_ref().map_or(0, |renamed| renamed.touched.len());
         if self.honest_syncfs && finished.len() + open.len() + names >= SYNCFS_FROM {
-            let mut all = finished.iter().chain(&open);
-            all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))?;
+            self.check_partials(batch)?;
             return store.syncfs();
         }
         open.iter().try_for_each(|header| {
@@ -292,6 +353,13 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
             store.sync_partials()?;
         }
         self.names_barrier()
+    }
+
+    /// A flush of the filesystem says nothing about a partial that is not there.
+    fn check_partials(&self, batch: &Batch) -> io::Result<()> {
+        let (finished, open) = written(batch);
+        let mut all = finished.into_iter().chain(open);
+        all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))
     }
 
     /// The names of the files that were renamed.
@@ -349,9 +417,14 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     fn rename_all(&mut self, batch: &Batch, intents: Vec<Intent>) -> Result<(), Failure> {
-        let began = batch.completed.iter().map(|file| (file.header.transfer, file.first_ms)).collect();
-        let mut renamed =
-            Renamed { visible: Vec::new(), others: Vec::new(), touched: Touched::<D>::new(), began };
+        // In place before the first rename: whatever fails then, nothing that was renamed is forgotten.
+        let renamed = self.renamed.get_or_insert_with(|| Renamed {
+            visible: Vec::new(),
+            others: Vec::new(),
+            touched: Touched::<D>::new(),
+            began: HashMap::new(),
+        });
+        renamed.began.extend(batch.completed.iter().map(|file| (file.header.transfer, file.first_ms)));
         for intent in intents {
             match publish(self.shared, self.placement, &intent, &mut renamed.touched)? {
                 Outcome::Visible(path) => renamed.visible.push((intent, path)),
@@ -359,30 +432,45 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
                 Outcome::Later => renamed.others.push((intent.header.transfer, Published::Later)),
             }
         }
-        self.renamed = Some(renamed);
         Ok(())
     }
 
-    /// What was renamed is behind a barrier: it is delivered.
+    /// What was renamed is behind a barrier.
     fn settle_names(&mut self) {
-        let Some(Renamed { visible, others, began, .. }) = self.renamed.take() else { return };
+        let renamed = self.renamed.take();
+        self.settle(renamed);
+    }
+
+    /// These names are behind a barrier: the files are delivered.
+    fn settle(&mut self, renamed: Option<Renamed<D>>) {
+        let Some(Renamed { visible, others, began, .. }) = renamed else { return };
         let now_ms = self.shared.now_ms();
         let at = self.shared.clock.wall().to_string();
+        let mut ended = Vec::with_capacity(visible.len() + others.len());
         for (intent, path) in visible {
             let id = intent.header.transfer;
             say_delivered(&intent, &path, now_ms.saturating_sub(began.get(&id).copied().unwrap_or(now_ms)));
-            self.shared.slots.forget(id);
-            self.shared.merger().published(id, &Published::Delivered);
+            ended.push((id, Published::Delivered));
             let Intent { header, digest, .. } = intent;
             self.delivered.push(Delivered { header, digest, visible_as: path, at: at.clone() });
         }
         for (id, how) in others {
-            // When its content is durable no descriptor is needed to publish it.
-            self.shared.slots.forget(id);
             match how {
-                Published::Later => self.later.push((self.shared.clock.now() + LATER, id)),
-                _ => self.shared.merger().published(id, &how),
+                Published::Later => {
+                    // When its content is durable no descriptor is needed to publish it.
+                    self.shared.slots.forget(id);
+                    self.later.push((self.shared.clock.now() + LATER, id));
+                }
+                _ => ended.push((id, how)),
             }
+        }
+        for some in ended.chunks(ENDED_AT_ONCE) {
+            some.iter().for_each(|(id, _)| drop(self.shared.slots.forget(*id)));
+            let mut merger = self.shared.merger();
+            some.iter().for_each(|(id, how)| merger.published(*id, how));
+            drop(merger);
+            // At once: what waits for room can fill it while the next batch gets its names.
+            self.shared.room.notify_all();
         }
     }
 
@@ -411,124 +499,23 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 }
 
-/// What became of one publication.
-pub enum Outcome {
-    /// Visible (durable after the barrier of names) under this path, relative to the output.
-    Visible(Vec<u8>),
-    /// Refused for good.
-    Refused,
-    /// To be tried again.
-    Later,
-}
-
-/// The rename of one file, with its errors sorted: a full or failing disk ends the run, a name that cannot be ends the
-/// file, the rest is tried again.
-pub fn publish<D: Disk>(
-    shared: &Shared<D>,
-    placement: &Placement,
-    intent: &Intent,
-    touched: &mut Touched<D>,
-) -> Result<Outcome, Failure> {
-    let header = &intent.header;
-    let partial = partial_name(header.transfer, header.attempt);
-    let store = shared.slots.store();
-    let tag = |number: u32| {
-        let mut id = header.transfer;
-        id.sequence = id.sequence.wrapping_add(u64::from(number) << 40);
-        id.short()
-    };
-    let renamed = store.publish(&partial, &intent.destination, placement.collision, &tag, touched);
-    let (name, place) = (escape_name(header.file.path.as_bytes()), escape_name(&intent.destination));
-    match renamed {
-        Ok(fsio::Published::As(path)) => Ok(Outcome::Visible(path)),
-        Ok(fsio::Published::NameTaken) => {
-            warn!("{name}: rejected: {place} exists and on_conflict is reject");
-            store.remove(&partial).map_err(|error| Failure::Disk("removing a partial".to_owned(), error))?;
-            Ok(Outcome::Refused)
-        }
-        Ok(fsio::Published::NoPartial) => {
-            error!(
-                "{name}: lost: somebody removed its partial from .streamsend; drop the file again at the uploader"
-            );
-            Ok(Outcome::Refused)
-        }
-        Err(error) => {
-            let outcome = sort_publication_error(shared, &error, &format!("{name}"), &format!("{place}"));
-            if let Some(Outcome::Refused) = outcome {
-                store
-                    .remove(&partial)
-                    .map_err(|error| Failure::Disk("removing a partial".to_owned(), error))?;
-            }
-            outcome.ok_or(Failure::Disk(format!("publishing {name}"), error))
-        }
+impl Taken {
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.replaced.is_empty()
     }
 }
 
-fn sort_publication_error<D: Disk>(
-    shared: &Shared<D>,
-    error: &io::Error,
-    name: &str,
-    place: &str,
-) -> Option<Outcome> {
-    use io::ErrorKind::{CrossesDevices, InvalidFilename, InvalidInput};
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let is_io_error = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-    match error.kind() {
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem => None,
-        _ if is_io_error => None,
-        CrossesDevices | InvalidFilename | InvalidInput => {
-            error!("{name}: refused: it cannot be put to {place}: {error}");
-            Some(Outcome::Refused)
-        }
-        _ => {
-            if shared.throttle.allow(("publish", name)).is_some() {
-                error!("{name}: cannot be put to {place} yet: {error}; trying again");
-            }
-            Some(Outcome::Later)
-        }
-    }
+/// What has bytes that no barrier stands behind: finished files, and open ones.
+fn written(batch: &Batch) -> (Vec<&Header>, Vec<&Header>) {
+    let finished = batch.completed.iter().filter(|file| !file.durable);
+    let open = batch.transfers.iter().filter(|state| state.has_new_bytes);
+    (finished.map(|file| &file.header).collect(), open.map(|state| &state.header).collect())
 }
 
-/// Makes the renames durable: the folders they went to, and the one they came from.
-pub fn barrier_of_names<D: Disk>(
-    shared: &Shared<D>,
-    honest_syncfs: bool,
-    touched: &Touched<D>,
-) -> io::Result<()> {
-    if touched.is_empty() || mutation::is(Mutation::NameBarrierDropped) {
-        return Ok(());
-    }
-    let store = shared.slots.store();
-    if honest_syncfs && touched.len() >= SYNCFS_FROM {
-        return store.syncfs();
-    }
-    touched.values().try_for_each(|folder| store.sync_folder(folder))?;
-    store.sync_partials()
-}
-
-/// The line people look for.
-pub fn say_delivered(intent: &Intent, path: &[u8], elapsed_ms: u64) {
-    info!(
-        "{}: delivered, {} bytes, {:.3} s, blake3={}, as {}",
-        escape_name(intent.header.file.path.as_bytes()),
-        intent.header.file.size,
-        elapsed_ms as f64 / 1000.0,
-        protocol::hex(&intent.digest),
-        escape_name(path)
-    );
-}
-
-fn say_ending(closing: &Closing) {
-    let name = escape_name(closing.header.file.path.as_bytes());
-    match &closing.ending {
-        Ending::Aborted => {
-            info!("{name}: given up by the uploader (it changed or went away while it was read)")
-        }
-        Ending::DigestMismatch => error!(
-            "{name}: refused: its bytes do not have the digest the uploader promised; drop it again at the uploader"
-        ),
-        Ending::Unplaceable(why) => error!("{name}: refused: {why}"),
-        // Said when they were found.
-        Ending::Refused(_) | Ending::Lost | Ending::BeforeOurTime => {}
+/// What an error of the disk in this step means for the run.
+fn disk(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| match error.kind() {
+        io::ErrorKind::Interrupted => Failure::Stopped,
+        _ => Failure::Disk(what.to_owned(), error),
     }
 }

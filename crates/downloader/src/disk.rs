@@ -24,6 +24,8 @@ pub trait Disk: Debug + Send + Sync {
     type Partial: PartialFile;
     /// An open folder.
     type Folder: Debug + Send;
+    /// A flush that was begun and has not been waited for.
+    type Flush: Debug + Send;
 
     /// [`PartialStore::create`].
     fn create(&self, name: &str, mode: u32) -> io::Result<Self::Partial>;
@@ -47,6 +49,11 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_folder(&self, folder: &Self::Folder) -> io::Result<()>;
     /// Flushes the whole filesystem; an error is reported once.
     fn syncfs(&self) -> io::Result<()>;
+    /// Begins [`Disk::syncfs`] beside the caller. What was written and renamed before is durable when [`Disk::end_flush`]
+    /// says so; nothing is said of what came after this.
+    fn begin_flush(&self) -> Self::Flush;
+    /// Waits for a flush that was begun.
+    fn end_flush(&self, flush: Self::Flush) -> io::Result<()>;
     /// Whether [`Disk::syncfs`] is a barrier.
     fn syncfs_is_a_barrier(&self) -> bool;
     /// Room on the filesystem.
@@ -91,6 +98,7 @@ pub trait Offsets {
 impl Disk for PartialStore {
     type Partial = Partial;
     type Folder = fsio::Dir;
+    type Flush = fsio::Flush;
 
     fn create(&self, name: &str, mode: u32) -> io::Result<Partial> {
         PartialStore::create(self, name, mode)
@@ -140,6 +148,14 @@ impl Disk for PartialStore {
 
     fn syncfs(&self) -> io::Result<()> {
         self.output().syncfs()
+    }
+
+    fn begin_flush(&self) -> fsio::Flush {
+        self.output().begin_flush()
+    }
+
+    fn end_flush(&self, flush: fsio::Flush) -> io::Result<()> {
+        flush.end()
     }
 
     fn syncfs_is_a_barrier(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod merge;
 mod output;
 mod pipeline;
 mod positions;
+mod publish;
 mod recover;
 mod report;
 mod service;

@@ -3,11 +3,12 @@
 //! What must never happen here: deciding by what the page cache shows. An intent whose partial is there was not
 //! renamed; an intent whose partial is gone was; chunks count only if the ledger has them.
 
-use crate::commit::{Outcome, Placement, barrier_of_names, publish, say_delivered};
+use crate::commit::Placement;
 use crate::disk::{Disk, Touched};
 use crate::merge::{Limits, Merger, Transfer};
 use crate::output::{PARTIALS_ID_FILE, mark_partials, partials_are_known};
 use crate::positions::Decision;
+use crate::publish::{Outcome, barrier_of_names, publish, say_delivered};
 use crate::shared::{Failure, Shared};
 use crate::slots::Slots;
 use crate::store::{Delivered, Intent, Saved, Store, partial_name};

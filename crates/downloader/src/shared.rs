@@ -14,9 +14,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Finished files that may wait for the committer or be in its hands; readers wait above it. Bounds memory (about 1 KiB
-/// each). Three times what it takes at once: the files that were renamed last, those in its hands, and those that come
-/// meanwhile.
-pub const COMPLETE_WAITING_MAX: usize = 3 * BATCH_FILES_MAX;
+/// each). Four times what it takes at once: the files that were renamed last, those that get their names, those whose content
+/// is being flushed, and those that come meanwhile.
+pub const COMPLETE_WAITING_MAX: usize = 4 * BATCH_FILES_MAX;
 /// A checkpoint is due after so many bytes...
 pub const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 /// ...or after this time.

@@ -4,6 +4,7 @@
 //! asked to replace, or believing an fsync after one has failed.
 
 mod dir;
+mod flush;
 mod lease;
 pub mod lock;
 mod partial;
@@ -12,6 +13,7 @@ mod publish;
 mod space;
 
 pub use dir::{Dir, Entry, mkdir_all_durable};
+pub use flush::Flush;
 pub use lease::{Writers, writers};
 pub use partial::{FileAttributes, Partial, PartialStore};
 pub use publish::{Collision, Published, Touched, publish};

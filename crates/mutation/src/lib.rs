@@ -19,6 +19,7 @@ pub enum Mutation {
     RenameBeforeIntent,
     NameBarrierDropped,
     NamesBelievedEarly,
+    LaterNamesBelieved,
     // The downloader's start.
     MissingPartialUndelivered,
     PresentPartialDelivered,
@@ -43,7 +44,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 24] = [
+    pub const ALL: [Mutation; 25] = [
         Mutation::ContentBarrierDropped,
         Mutation::PartialNamesBarrierDropped,
         Mutation::LedgerBeforeBarrier,
@@ -51,6 +52,7 @@ impl Mutation {
         Mutation::RenameBeforeIntent,
         Mutation::NameBarrierDropped,
         Mutation::NamesBelievedEarly,
+        Mutation::LaterNamesBelieved,
         Mutation::MissingPartialUndelivered,
         Mutation::PresentPartialDelivered,
         Mutation::RecoveryBarrierDropped,

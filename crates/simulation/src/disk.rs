@@ -58,6 +58,15 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// A flush that was begun: what there was at that moment.
+#[derive(Debug)]
+pub struct SimFlush {
+    /// Changes of each inode.
+    changes: BTreeMap<u64, u64>,
+    /// Operations on names.
+    operations: u64,
+}
+
 /// An open partial.
 #[derive(Debug)]
 pub struct SimPartial {
@@ -152,6 +161,11 @@ impl State {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn flush(&self) -> SimFlush {
+        let changes = self.inodes.iter().map(|(number, inode)| (*number, inode.changes())).collect();
+        SimFlush { changes, operations: self.directory.operations() }
     }
 
     fn sync_names(&mut self, folder: u64) -> io::Result<()> {
@@ -319,6 +333,7 @@ fn tagged(name: &[u8], tag: &str) -> Vec<u8> {
 impl Disk for SimDisk {
     type Partial = SimPartial;
     type Folder = u64;
+    type Flush = SimFlush;
 
     fn create(&self, name: &str, _mode: u32) -> io::Result<SimPartial> {
         let mut state = self.state();
@@ -401,6 +416,18 @@ impl Disk for SimDisk {
     }
 
     fn syncfs(&self) -> io::Result<()> {
+        let flush = self.state().flush();
+        self.end_flush(flush)
+    }
+
+    fn begin_flush(&self) -> SimFlush {
+        let mut state = self.state();
+        state.step();
+        state.trace.note("flush begins", 0, 0);
+        state.flush()
+    }
+
+    fn end_flush(&self, flush: SimFlush) -> io::Result<()> {
         let state = &mut *self.state();
         let works = state.barrier("syncfs", 0)?;
         if std::mem::take(&mut state.error) {
@@ -415,8 +442,12 @@ impl Disk for SimDisk {
             }
             return Err(broken());
         }
-        state.inodes.values_mut().for_each(|inode| inode.sync(false));
-        state.directory.sync_all();
+        for (number, changes) in flush.changes {
+            if let Some(inode) = state.inodes.get_mut(&number) {
+                inode.sync_first(changes);
+            }
+        }
+        state.directory.sync_first(flush.operations);
         state.step();
         Ok(())
     }

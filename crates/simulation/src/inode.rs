@@ -23,7 +23,9 @@ pub struct Inode {
     durable: Vec<u8>,
     has_attributes: bool,
     durable_attributes: bool,
-    pending: Vec<Change>,
+    pending: Vec<(u64, Change)>,
+    /// Changes so far; each has its number.
+    changes: u64,
     /// Bytes set aside.
     pub reserved: u64,
     /// A failed write-back that nobody was told of.
@@ -80,7 +82,8 @@ impl Inode {
 
     fn change(&mut self, change: Change) {
         apply(&change, &mut self.cache);
-        self.pending.push(change);
+        self.pending.push((self.changes, change));
+        self.changes += 1;
     }
 
     fn settle(&mut self, change: &Change) {
@@ -88,20 +91,34 @@ impl Inode {
         self.durable_attributes |= matches!(change, Change::Attributes);
     }
 
+    /// How many changes there were so far.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// A barrier that works; `data_only` leaves the attributes out.
     pub fn sync(&mut self, data_only: bool) {
-        for change in std::mem::take(&mut self.pending) {
-            if data_only && matches!(change, Change::Attributes) {
-                self.pending.push(change);
-            } else {
+        self.sync_if(|_, change| !data_only || !matches!(change, Change::Attributes));
+    }
+
+    /// A barrier that began when there were so many changes works.
+    pub fn sync_first(&mut self, changes: u64) {
+        self.sync_if(|number, _| number < changes);
+    }
+
+    fn sync_if(&mut self, is_taken: impl Fn(u64, &Change) -> bool) {
+        for (number, change) in std::mem::take(&mut self.pending) {
+            if is_taken(number, &change) {
                 self.settle(&change);
+            } else {
+                self.pending.push((number, change));
             }
         }
     }
 
     /// Write-back that fails: some of it arrived, the rest counts as written and is gone.
     pub fn fail(&mut self, dice: &mut Dice) {
-        for change in std::mem::take(&mut self.pending) {
+        for (_, change) in std::mem::take(&mut self.pending) {
             if dice.chance(500) {
                 self.settle(&change);
             } else {
@@ -113,7 +130,7 @@ impl Inode {
     /// Write-back without anybody asking: some of it arrives.
     pub fn write_back(&mut self, dice: &mut Dice) {
         let count = dice.index(self.pending.len() + 1);
-        for change in self.pending.drain(..count).collect::<Vec<_>>() {
+        for (_, change) in self.pending.drain(..count).collect::<Vec<_>>() {
             self.settle(&change);
         }
     }
@@ -122,7 +139,7 @@ impl Inode {
     pub fn evict(&mut self) {
         if std::mem::take(&mut self.lost) {
             self.cache = self.durable.clone();
-            for change in &self.pending {
+            for (_, change) in &self.pending {
                 apply(change, &mut self.cache);
             }
         }
@@ -130,7 +147,7 @@ impl Inode {
 
     /// The power is cut; each pending change survives whole, in part, or not.
     pub fn cut(&mut self, dice: &mut Dice, survive: u64) {
-        for change in std::mem::take(&mut self.pending) {
+        for (_, change) in std::mem::take(&mut self.pending) {
             if !dice.chance(survive) {
                 continue;
             }
@@ -164,6 +181,17 @@ mod tests {
         assert_eq!(inode.bytes(), b"axy");
         inode.cut(&mut dice, 0);
         assert_eq!((inode.bytes(), inode.has_attributes()), (&b"abc"[..], false));
+    }
+
+    #[test]
+    fn a_barrier_takes_only_what_was_there_when_it_began() {
+        let mut inode = Inode::default();
+        inode.write(0, b"abc");
+        let begun = inode.changes();
+        inode.write(1, b"xyz");
+        inode.sync_first(begun);
+        inode.cut(&mut Dice::new(1, 1), 0);
+        assert_eq!(inode.bytes(), b"abc");
     }
 
     #[test]

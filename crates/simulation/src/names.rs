@@ -68,7 +68,9 @@ impl Operation {
 pub struct Directory {
     cache: Names,
     durable: Names,
-    pending: Vec<Operation>,
+    pending: Vec<(u64, Operation)>,
+    /// Operations so far; each has its number.
+    operations: u64,
 }
 
 impl Directory {
@@ -99,21 +101,22 @@ impl Directory {
 
     fn act(&mut self, operation: Operation) {
         operation.apply(&mut self.cache);
-        self.pending.push(operation);
+        self.pending.push((self.operations, operation));
+        self.operations += 1;
     }
 
     /// A name goes for good, at once (a user takes a file away and syncs).
     pub fn remove_durably(&mut self, slot: &Slot) {
         self.cache.remove(slot);
         self.durable.remove(slot);
-        self.pending.retain(|operation| operation.slots().all(|other| other != slot));
+        self.pending.retain(|(_, operation)| operation.slots().all(|other| other != slot));
     }
 
     /// A barrier behind the names of a folder.
     pub fn sync(&mut self, folder: u64) {
         let (mut slots, mut folders) = (BTreeSet::new(), BTreeSet::new());
         let mut wanted = vec![false; self.pending.len()];
-        for (number, operation) in self.pending.iter().enumerate().rev() {
+        for (number, (_, operation)) in self.pending.iter().enumerate().rev() {
             let in_folder = operation.slots().any(|(at, _)| *at == folder);
             let rested_on = operation.slots().any(|slot| slots.contains(slot))
                 || operation.makes().is_some_and(|made| folders.contains(&made));
@@ -127,7 +130,7 @@ impl Directory {
         }
         let mut number = 0;
         let durable = &mut self.durable;
-        self.pending.retain(|operation| {
+        self.pending.retain(|(_, operation)| {
             let done = wanted[number];
             number += 1;
             if done {
@@ -137,9 +140,15 @@ impl Directory {
         });
     }
 
-    /// A barrier behind all names.
-    pub fn sync_all(&mut self) {
-        for operation in self.pending.drain(..) {
+    /// How many operations there were so far.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// A barrier behind all names that began when there were so many operations.
+    pub fn sync_first(&mut self, operations: u64) {
+        let taken = self.pending.partition_point(|(number, _)| *number < operations);
+        for (_, operation) in self.pending.drain(..taken) {
             operation.apply(&mut self.durable);
         }
     }
@@ -147,7 +156,7 @@ impl Directory {
     /// The power is cut: `survives` is asked for each pending operation that could survive.
     pub fn cut(&mut self, mut survives: impl FnMut() -> bool) {
         let (mut slots, mut folders) = (BTreeSet::new(), BTreeSet::new());
-        for operation in self.pending.drain(..) {
+        for (_, operation) in self.pending.drain(..) {
             let rests_on_nothing =
                 operation.slots().all(|slot| !slots.contains(slot) && !folders.contains(&slot.0));
             if rests_on_nothing && survives() {

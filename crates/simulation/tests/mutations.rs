@@ -49,6 +49,7 @@ noticed! {
     rename_before_the_intent: RenameBeforeIntent,
     barrier_of_names_dropped: NameBarrierDropped,
     names_believed_before_the_shared_barrier: NamesBelievedEarly,
+    names_believed_by_a_flush_that_began_before: LaterNamesBelieved,
     missing_partial_taken_for_undelivered: MissingPartialUndelivered,
     present_partial_taken_for_delivered: PresentPartialDelivered,
     barrier_of_the_start_dropped: RecoveryBarrierDropped,

@@ -583,6 +583,11 @@ impl Merger {
         self.open.values_mut().filter(quiet).map(set_aside).collect()
     }
 
+    /// Finished files that a batch takes at most, unless it takes everything.
+    pub fn batch_files_max(&self) -> usize {
+        self.limits.batch_files_max
+    }
+
     /// Files that have arrived whole or ended otherwise and wait for the committer to begin.
     pub fn complete_waiting(&self) -> usize {
         self.complete.len() + self.closing.len()
