@@ -34,7 +34,9 @@ pub use probe::{Probed, probe};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
 pub use questions::{Rights, TopicConfig, probe_idempotence};
 pub use reader::{Polled, Reader, Record};
-pub use settings::{DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG, is_encrypted, requests_in_flight};
+pub use settings::{
+    DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG, is_encrypted, partition_in_flight, requests_in_flight,
+};
 
 /// What went wrong, sorted by what to do next. The text is meant for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

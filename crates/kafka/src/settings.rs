@@ -71,11 +71,21 @@ pub fn requests_in_flight(settings: &Settings, idempotence: bool) -> usize {
         linger: std::time::Duration::ZERO,
     };
     let all = for_producer(settings, &tuning);
-    let idempotent = all.get("enable.idempotence").is_some_and(|value| value == "true");
+    let idempotent = is_idempotent(&all);
     let names = ["max.in.flight.requests.per.connection", "max.in.flight"];
     let said = names.iter().find_map(|name| all.get(*name)?.parse::<usize>().ok());
     let most = if idempotent { IDEMPOTENT_REQUESTS } else { usize::MAX };
     said.unwrap_or(IDEMPOTENT_REQUESTS).clamp(1, most)
+}
+
+/// Records of one partition that librdkafka keeps under way at most, whatever the connection takes: five of an idempotent
+/// producer (`RD_KAFKA_IDEMP_MAX_INFLIGHT`), as the broker remembers as many batches; of another no fixed number.
+pub fn partition_in_flight(settings: &Settings, tuning: &ProducerTuning) -> Option<usize> {
+    is_idempotent(&for_producer(settings, tuning)).then_some(IDEMPOTENT_REQUESTS)
+}
+
+fn is_idempotent(properties: &Properties) -> bool {
+    properties.get("enable.idempotence").is_some_and(|value| value == "true")
 }
 
 /// Whether these properties ask for encrypted connections.

@@ -24,6 +24,7 @@ mod remembered;
 #[doc(hidden)]
 pub mod scheduler;
 pub mod spool;
+mod turns;
 mod wire;
 
 pub use engine::{run, simulation};

@@ -5,6 +5,7 @@
 //! clients for one partition at a time, beyond what a predecessor still has.
 
 use crate::scheduler::Token;
+use crate::turns::{Held, Turns};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings};
 use std::sync::Arc;
@@ -17,6 +18,10 @@ const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 /// Least time between two replacements of a dead producer: a cluster that refuses each new one at once must not be
 /// flooded with them.
 const REPLACE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// A record of at least so many bytes shares no batch with another of its size (`batch.size` is 1,000,000).
+const FULL_BATCH_BYTES: usize = 500_001;
+/// Records of a partition that the simulation's clients have at most: few, so that some are held back.
+const HANDED_IN_FLIGHT: usize = 4;
 /// A client that does not end in this time when the process is to end is left behind.
 const CLOSE_MAX: Duration = Duration::from_millis(1_500);
 
@@ -43,6 +48,8 @@ pub struct Link {
     /// Reports; holds every record that may be outstanding, so that no client's thread ever waits.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
+    /// Full batches that a client would only turn around and around.
+    turns: Turns,
 }
 
 /// One of the clients, and its successors when it dies.
@@ -82,7 +89,8 @@ impl Link {
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
         let (members, old) = (Vec::new(), Vec::new());
-        let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old };
+        let turns = Turns::new(kafka::partition_in_flight(&settings, &tuning), FULL_BATCH_BYTES);
+        let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old, turns };
         link.grow(clients.max(1))?;
         Ok(link)
     }
@@ -107,6 +115,7 @@ impl Link {
             outbox: outbox.clone(),
             reports,
             old: Vec::new(),
+            turns: Turns::new(Some(HANDED_IN_FLIGHT), 0),
         };
         (link, outbox)
     }
@@ -131,19 +140,33 @@ impl Link {
         &self.members[partition as usize % self.members.len()]
     }
 
-    /// Hands a record over. An error gives it back at once.
+    /// Hands a record over, now or when it is its turn. An error gives it back at once.
     pub fn send(
-        &self,
+        &mut self,
         key: &[u8],
         value: Vec<u8>,
         token: Token,
         tries: u32,
     ) -> Result<(), Box<Rejected<Flight>>> {
+        match self.turns.begin(Held { key: key.to_vec(), value, token, tries }) {
+            Some(held) => self.hand_over(held),
+            None => Ok(()),
+        }
+    }
+
+    /// A record was reported, or given back: whose turn it is now is handed over. To be called once for each; an error gives
+    /// that next one back, and calls for another call.
+    pub fn next(&mut self, partition: u32, value: &[u8]) -> Result<(), Box<Rejected<Flight>>> {
+        self.turns.next(partition, value).map_or(Ok(()), |held| self.hand_over(held))
+    }
+
+    fn hand_over(&self, held: Held) -> Result<(), Box<Rejected<Flight>>> {
+        let Held { key, value, token, tries } = held;
         let member = self.of(token.slot.partition);
         let flight = Flight { token, tries, producer: member.number };
         let partition = token.slot.partition as i32;
         match &member.client {
-            Client::Kafka(producer) => producer.send(partition, key, value, flight).map_err(Box::new),
+            Client::Kafka(producer) => producer.send(partition, &key, value, flight).map_err(Box::new),
             Client::Handed(taker) => {
                 // Nobody takes records from a process that was killed.
                 let _killed = taker.send(Handed { partition, value, flight });
@@ -216,6 +239,8 @@ impl Link {
     /// for all of them together.
     pub fn close(&mut self, deadline: Duration) {
         let end = Instant::now() + deadline;
+        // What is still held back was never sent.
+        self.turns = Turns::new(None, FULL_BATCH_BYTES);
         let (ended, all_ended) = bounded::<()>(0);
         let members: Vec<Member> = self.members.drain(..).collect();
         for member in &members {

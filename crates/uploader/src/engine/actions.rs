@@ -208,9 +208,33 @@ impl Engine {
                 self.outstanding.records += 1;
                 Ok(())
             }
+            Err(rejected) => self.given_back(*rejected),
+        }
+    }
+
+    /// The next record in turn behind one that was reported.
+    pub(super) fn send_next(&mut self, partition: u32, value: &[u8]) -> Result<(), Stop> {
+        match self.link.next(partition, value) {
+            Ok(()) => Ok(()),
             Err(rejected) => {
-                let Rejected { token: flight, value, error, retry } = *rejected;
-                self.came_back(flight, value, &error, retry)
+                self.outstanding.records -= 1;
+                self.given_back(*rejected)
+            }
+        }
+    }
+
+    /// Records that the client did not take: this one, and those behind it as long as it takes none.
+    fn given_back(&mut self, mut rejected: Rejected<Flight>) -> Result<(), Stop> {
+        loop {
+            let Rejected { token: flight, value, error, retry } = rejected;
+            let next = self.link.next(flight.token.slot.partition, &value);
+            self.came_back(flight, value, &error, retry)?;
+            match next {
+                Ok(()) => return Ok(()),
+                Err(also) => {
+                    self.outstanding.records -= 1;
+                    rejected = *also;
+                }
             }
         }
     }

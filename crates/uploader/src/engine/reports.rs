@@ -106,6 +106,7 @@ impl Engine {
     pub(super) fn delivered(&mut self, delivery: Delivery<Flight>) -> Result<(), Stop> {
         self.outstanding.records -= 1;
         let Delivery { token: flight, value, outcome, .. } = delivery;
+        self.send_next(flight.token.slot.partition, &value)?;
         match outcome {
             Outcome::Acknowledged { offset } => {
                 self.acknowledged(flight.token, offset, value.len() as u64);

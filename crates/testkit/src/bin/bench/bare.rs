@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// One reader and writer for all partitions instead of one for each.
     #[arg(long)]
     pub merged: bool,
+    /// Whoever starts this has told the allocator to keep freed memory.
+    #[arg(long)]
+    pub keep_memory: bool,
     /// KEY=VALUE of librdkafka.
     #[arg(long)]
     pub property: Vec<String>,

@@ -3,16 +3,20 @@
 //! What must never happen here: a link that was full already with one partition and is taken for the daemon's limit.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use testkit::Weather;
+use testkit::source::rename;
 
 use crate::measure::{Bare, median, settle_disk};
 use crate::place::{Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
+/// A chunk and more for each partition.
+const WARM_UP_BYTES: usize = 32_000_000;
 const RATE: u64 = 200_000_000;
 /// The bare client as safe as the daemon's, and with as many requests under way as its connection takes.
 const BARE: [(&str, &str); 2] =
@@ -29,7 +33,6 @@ fn far(place: &Place) -> Weather {
 
 /// A large file over the link, in turn without a licence and over one partition and more.
 pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
-    // Long enough that finding the broker, six or more ways there and back for each client, does not count.
     let size = place.scale.size;
     let pairs = place.scale.pairs.clamp(1, PAIRS_MAX);
     let file = place.large_file(size);
@@ -77,6 +80,12 @@ pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, lic
     // Before the start: how far the broker is decides how many clients there are.
     place.link.set(far(place));
     let mut uploader = round.ready_uploader(&[]);
+    // Each client asks for its producer number, half a second after its start, and connects with its first record: once in
+    // the life of a daemon.
+    let (warm_up, mark) = (round.scratch.folder("aside").join("warm-up"), uploader.mark());
+    fs::write(&warm_up, vec![0; WARM_UP_BYTES])?;
+    rename(&warm_up, &round.spool.join("warm-up"));
+    await_files(&mut uploader, mark, UPLOADED, 1)?;
     let (aside, mark) = (round.aside(file)?, uploader.mark());
     settle_disk();
     let begun = round.drop_in(&aside);
