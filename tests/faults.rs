@@ -26,6 +26,11 @@ fn killing_the_downloader_ten_times_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn kills_of_the_downloader_while_thousands_of_small_files_wait_cost_nothing() {
+    assert_clean("kill-flood", 22, 5);
+}
+
+#[test]
 fn killing_the_uploader_ten_times_loses_and_doubles_nothing() {
     assert_clean("kill-uploader", 23, 10);
 }

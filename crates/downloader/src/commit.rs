@@ -158,7 +158,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
                 return;
             }
             if let Err(failure) = self.commit(true) {
-                self.shared.fail(failure);
+                return self.shared.fail(failure);
             }
         }
         self.commit_to_kafka(true);
@@ -187,8 +187,12 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     fn commit(&mut self, full: bool) -> Result<(), Failure> {
-        let ready = self.end_flush().map_err(disk("flushing file content and names"))?;
+        let mut ready = self.end_flush().map_err(disk("flushing file content and names"))?;
         let overlaps = self.overlaps();
+        // Before the next is taken: the longer that lies here, the sooner one of its files is replaced by a newer attempt.
+        if let Some(ready) = ready.take_if(|_| !overlaps) {
+            self.publish_all(ready)?;
+        }
         let mut taken = self.take(full);
         // Reading a large file back may take long: what has its name does not wait for that.
         let reads_back = taken.batch.completed.iter().any(|file| !file.verified && !file.durable);

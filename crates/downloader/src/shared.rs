@@ -9,6 +9,7 @@ use crate::unreadable::Cases;
 use daemon::status::metric::Counter;
 use daemon::{Clock, Throttle};
 use fsio::PartialStore;
+use mutation::Mutation;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub struct Shared<D: Disk = PartialStore> {
     pub unreadable: Cases,
     stop: AtomicBool,
     failure: Mutex<Option<Failure>>,
+    poisoned: AtomicBool,
     /// The time; the forward clock counts from the beginning of the run.
     pub clock: Clock,
 }
@@ -89,6 +91,7 @@ impl<D: Disk> Shared<D> {
             unreadable: Cases::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
+            poisoned: AtomicBool::new(false),
             clock,
         }
     }
@@ -103,8 +106,11 @@ impl<D: Disk> Shared<D> {
         self.clock.now().as_millis() as u64
     }
 
-    /// Ends the run; the first reason counts.
+    /// Ends the run. The first reason is told; whether anything may still be committed depends on all of them.
     pub fn fail(&self, failure: Failure) {
+        if matches!(failure, Failure::Disk(..) | Failure::Ledger(_) | Failure::Stopped) {
+            self.poisoned.store(true, Ordering::Release);
+        }
         crate::lock(&self.failure).get_or_insert(failure);
         self.request_stop();
     }
@@ -125,8 +131,11 @@ impl<D: Disk> Shared<D> {
 
     /// Whether a barrier or the ledger failed, or a commit was given up half-way: nothing may be committed any more.
     pub fn poisoned(&self) -> bool {
-        let failure = crate::lock(&self.failure);
-        matches!(&*failure, Some(Failure::Disk(..) | Failure::Ledger(_) | Failure::Stopped))
+        if mutation::is(Mutation::FirstFailureAlone) {
+            let failure = crate::lock(&self.failure);
+            return matches!(&*failure, Some(Failure::Disk(..) | Failure::Ledger(_) | Failure::Stopped));
+        }
+        self.poisoned.load(Ordering::Acquire)
     }
 
     /// Takes the reason.

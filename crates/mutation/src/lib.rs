@@ -20,6 +20,7 @@ pub enum Mutation {
     NameBarrierDropped,
     NamesBelievedEarly,
     LaterNamesBelieved,
+    FirstFailureAlone,
     // The downloader's start.
     MissingPartialUndelivered,
     PresentPartialDelivered,
@@ -44,7 +45,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 25] = [
+    pub const ALL: [Mutation; 26] = [
         Mutation::ContentBarrierDropped,
         Mutation::PartialNamesBarrierDropped,
         Mutation::LedgerBeforeBarrier,
@@ -53,6 +54,7 @@ impl Mutation {
         Mutation::NameBarrierDropped,
         Mutation::NamesBelievedEarly,
         Mutation::LaterNamesBelieved,
+        Mutation::FirstFailureAlone,
         Mutation::MissingPartialUndelivered,
         Mutation::PresentPartialDelivered,
         Mutation::RecoveryBarrierDropped,

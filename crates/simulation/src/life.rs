@@ -209,6 +209,11 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
         }
         let changed = world.broker.logs.len() != partitions && world.dice.chance(100);
         if changed || !world.calm && world.dice.chance(world.plan.orderly) {
+            if world.dice.chance(300) {
+                // In the middle of a commit: what the disk does in that is not the reason that is told.
+                shared.fail(Failure::Client("the client is dead".to_owned()));
+                committer.turn();
+            }
             break End::Run;
         }
         if world.calm && steps.is_multiple_of(QUIET_EVERY) && is_quiet(world, &shared) {

@@ -50,6 +50,7 @@ noticed! {
     barrier_of_names_dropped: NameBarrierDropped,
     names_believed_before_the_shared_barrier: NamesBelievedEarly,
     names_believed_by_a_flush_that_began_before: LaterNamesBelieved,
+    only_the_first_failure_keeps_from_committing: FirstFailureAlone,
     missing_partial_taken_for_undelivered: MissingPartialUndelivered,
     present_partial_taken_for_delivered: PresentPartialDelivered,
     barrier_of_the_start_dropped: RecoveryBarrierDropped,

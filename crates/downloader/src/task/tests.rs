@@ -28,28 +28,63 @@ fn handle_all(shared: &Shared, taken: &TakenIn<'_>, handling: &mut Handling) {
     while handling.turn(shared, taken) == Turn::Next {}
 }
 
-#[test]
-fn a_partial_made_while_its_file_ends_is_removed() {
-    let output = tempfile::tempdir().unwrap();
-    let mut store = Store::open(Path::new(":memory:")).unwrap();
-    let placement = Placement {
-        landing: "{path}".into(),
-        collision: Collision::KeepBoth,
-        commit_interval: Duration::ZERO,
-    };
-    let time = Arc::new(SetClock::default());
+fn placement() -> Placement {
+    Placement { landing: "{path}".into(), collision: Collision::KeepBoth, commit_interval: Duration::ZERO }
+}
+
+/// A run that begins at the beginning of two partitions.
+fn first_run(
+    output: &Path,
+    store: &mut Store,
+    placement: &Placement,
+    time: &Arc<SetClock>,
+) -> Begun<PartialStore> {
     let terms = Terms {
         reserve: DiskReserve::Bytes(0),
         limits: limits(),
-        placement: &placement,
+        placement,
         undecodable: Counter::default(),
-        clock: Clock::set(Arc::clone(&time)),
+        clock: Clock::set(Arc::clone(time)),
     };
     let from = |partition| Decision { partition, offset: 0, lost: None, low: 0, ahead: None };
-    let disk = PartialStore::open(output.path()).unwrap();
-    let begun = begin(disk, &mut store, terms, |_, _| Some(vec![from(0), from(1)])).unwrap().unwrap();
+    let disk = PartialStore::open(output).unwrap();
+    begin(disk, store, terms, |_, _| Some(vec![from(0), from(1)])).unwrap().unwrap()
+}
+
+fn place(partition: i32) -> Place {
+    Place { partition, offset: 0 }
+}
+
+#[test]
+fn a_commit_that_failed_counts_although_the_run_ends_for_another_reason() {
+    let output = tempfile::tempdir().unwrap();
+    let (mut store, placement) = (Store::open(Path::new(":memory:")).unwrap(), placement());
+    let begun = first_run(output.path(), &mut store, &placement, &Arc::default());
     let Begun { shared, delivered, .. } = begun;
-    let place = |partition| Place { partition, offset: 0 };
+    let body = Body::Whole { digest: protocol::whole_digest(b"abc"), payload: b"abc" };
+    let header = header(0, 0, 3);
+    let whole = encode(&Record { header: header.clone(), body });
+    let whole = take_in(&shared, place(0), &whole).unwrap();
+    handle_all(&shared, &whole, &mut Handling::new(place(0)));
+    assert_eq!(shared.merger().complete_waiting(), 1);
+
+    let committer = Committer::new(&shared, &mut store, &Nobody, &placement, delivered);
+    shared.fail(Failure::OutOfRange(1));
+    // The barrier finds nothing to stand behind.
+    shared.slots.forget(header.transfer);
+    committer.finish();
+    assert!(matches!(shared.take_failure(), Some(Failure::OutOfRange(1))), "the first reason is told");
+    let staged = store.load().unwrap().staged;
+    assert!(staged.iter().all(|(_, offset)| *offset == 0), "it passed a file it has not: {staged:?}");
+}
+
+#[test]
+fn a_partial_made_while_its_file_ends_is_removed() {
+    let output = tempfile::tempdir().unwrap();
+    let (mut store, placement) = (Store::open(Path::new(":memory:")).unwrap(), placement());
+    let time = Arc::new(SetClock::default());
+    let begun = first_run(output.path(), &mut store, &placement, &time);
+    let Begun { shared, delivered, .. } = begun;
 
     let values = subtrees(0, &[5; 1024], false).into_iter().map(|subtree| subtree.value).collect();
     let body = Body::Chunk { index: 0, values, payload: &[5; 1024] };
