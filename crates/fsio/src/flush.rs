@@ -6,8 +6,8 @@ use crate::Dir;
 use std::io;
 use std::thread::JoinHandle;
 
-/// A flush that was begun. Dropped without having been waited for, it is waited for all the same: an error must not be told
-/// to nobody while somebody else goes on.
+/// A flush that was begun. Dropped without [`Flush::end`], it is still waited for, so that none is under way when its owner is
+/// gone; its error is then told to nobody, so what it should have made durable must not count.
 #[derive(Debug)]
 pub struct Flush {
     state: State,

@@ -137,8 +137,8 @@ pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, percent: f64) ->
     }
 }
 
-/// An argument of the bare client: the C library's allocator keeps what was freed instead of giving it back to the kernel, as the
-/// daemons' own does.
+/// An argument of the bare client: the C library's allocator keeps what was freed instead of giving it back to the kernel, whatever
+/// memory that takes.
 pub(crate) const KEEP_MEMORY: &str = "--keep-memory";
 /// See `mallopt(3)`.
 const KEEPS: [(&str, &str); 3] = [
