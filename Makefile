@@ -3,9 +3,11 @@
 SHELL := /bin/sh
 BUILD := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
+# A registry that is busy for a moment must not cost a whole run.
+export CARGO_NET_RETRY := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo soak bench bench-guard test fuzz lint build deb tarball clean fmt tools kafka
+.PHONY: help demo soak bench bench-guard test fuzz lint build deb tarball clean fmt tools kafka hosts
 
 help:
 	@echo "make demo    real Kafka, both daemons, a mixed set of files, every byte compared (KEEP=1 stays up;"
@@ -45,7 +47,7 @@ bench-guard: tools
 	$(CARGO) build --release --locked --package guard
 	@$(BUILD)/release/streamsend-guard
 
-test: tools kafka lint bench-guard
+test: tools kafka hosts lint bench-guard
 	$(CARGO) build --locked --bins
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --package simulation --features seeded --test mutations --locked
@@ -64,6 +66,10 @@ build: tools
 
 deb tarball: build
 	@scripts/package $@ release
+
+# The base system of the hosts that tests boot, before anything long begins. If it cannot be made now, those tests try again, and say it.
+hosts: tools
+	@if [ "$$(id -u)" = 0 ] && command -v mmdebstrap >/dev/null; then scripts/host-base || true; fi
 
 kafka: tools
 	@scripts/kafka-libs
