@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 /// Thousands of headers, paths and log lines a second, made by one thread and freed by another: a tenth of the processor time for
-/// small files went into the C library's allocator. librdkafka keeps that one: with its answers of 16 MiB this one takes the
-/// most memory (decision 15).
+/// small files went into the C library's allocator. librdkafka keeps that one, and what it holds
+/// is counted there (`kafka::memory`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

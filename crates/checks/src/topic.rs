@@ -406,6 +406,7 @@ fn committed(subject: &Subject<'_>, group: &str, partitions: usize) -> kafka::Re
         queued_max_kbytes_total: 1024,
         fetch_max_bytes: 1 << 20,
         message_max_bytes: 1 << 20,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     };
     // Without positions it reads nothing and joins nothing.

@@ -21,6 +21,10 @@ const WATCHDOG_TURN: Duration = Duration::from_secs(1);
 pub const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A broker that takes longer than this for the first question is not asked the second, which takes several answers.
 const NEAR: Duration = Duration::from_millis(300);
+/// A broker that answers within this is near. Over a longer way larger answers carry more: one is on its way per broker.
+const NEAR_WAY: Duration = Duration::from_millis(5);
+/// Questions for the length of the way, at most; the shortest time counts.
+const WAY_QUESTIONS: usize = 10;
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -73,6 +77,12 @@ impl Broker {
     /// How long the next question may take.
     pub fn ask_time(&self) -> Duration {
         Duration::from_millis(self.ask_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether the way to the broker is short; not, when nothing is known.
+    pub fn is_near(&self) -> bool {
+        let distance = self.admin.distance(WAY_QUESTIONS, NEAR_WAY, self.ask_time());
+        distance.is_ok_and(|distance| distance.round_trip <= NEAR_WAY)
     }
 
     /// One look; faults are said (throttled).

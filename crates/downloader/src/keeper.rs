@@ -20,6 +20,9 @@ const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Where the topic begins is asked for so often while very many runs of uploaders are remembered.
 const RUNS_INTERVAL: Duration = Duration::from_secs(60);
 
+/// After so long without a record the client's memory goes back to the system: what comes next pays with fresh pages.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// The housekeeping of one run.
 pub struct Keeper<'a> {
     environment: &'a Environment<'a>,
@@ -33,6 +36,8 @@ pub struct Keeper<'a> {
     /// What the topic had when it was asked which runs are left on it.
     topic_had: Option<Vec<Extent>>,
     look_up_soon: bool,
+    /// Nothing has come since the client's memory was given back.
+    gave_back: bool,
 }
 
 impl<'a> Keeper<'a> {
@@ -56,6 +61,7 @@ impl<'a> Keeper<'a> {
             runs_asked: None,
             topic_had: None,
             look_up_soon: false,
+            gave_back: false,
         }
     }
 
@@ -92,6 +98,7 @@ impl<'a> Keeper<'a> {
             if !self.ends() {
                 self.forget_gone_runs();
             }
+            self.give_back_when_quiet();
             if self.is_idle_long_enough() {
                 return Ended::Done;
             }
@@ -219,11 +226,23 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// How long no record has come.
+    fn quiet(&self) -> Duration {
+        let last = self.shared.tallies.last_record_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.shared.now_ms().saturating_sub(last))
+    }
+
+    fn give_back_when_quiet(&mut self) {
+        let quiet = self.quiet() >= QUIET;
+        if quiet && !self.gave_back {
+            kafka::give_back_memory();
+        }
+        self.gave_back = quiet;
+    }
+
     fn is_idle_long_enough(&mut self) -> bool {
         let Some(idle) = self.environment.until_idle else { return false };
-        let quiet =
-            self.shared.now_ms().saturating_sub(self.shared.tallies.last_record_ms.load(Ordering::Relaxed));
-        if self.ends() || !self.shared.merger().is_idle() || u128::from(quiet) < idle.as_millis() {
+        if self.ends() || !self.shared.merger().is_idle() || self.quiet() < idle {
             return false;
         }
         // The end that a reader saw may be old by now.

@@ -33,10 +33,17 @@ const DESCRIPTORS_BESIDE: u64 = 2048 + COMPLETE_WAITING_MAX as u64;
 const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// Questions for the group's offsets to one client; then another one asks.
 const COMMITTED_QUESTIONS: u32 = 8;
-/// This part of `memory_max` waits in queues; answers on their way and the pages being written take the rest.
-const QUEUED_PART: u64 = 8;
-/// Bound of one answer of the broker; several keep one partition from waiting for another.
-const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// This part of `memory_max` may wait in the queues of all partitions together when the readers stand still for long. Before that the
+/// answers that are held are bounded together ([`ANSWERS_HELD`]).
+const QUEUED_PART: u64 = 4;
+/// Bound of one answer of a near broker, bytes. It is used while it is in the processor's cache (decision 16).
+const ANSWER_NEAR: u64 = 4 << 20;
+/// Bound of one answer over a longer way, or of a service that counts fetches, bytes: one is on its way per broker, so over 50 ms there and back this is 300 MB/s at most.
+const ANSWER_FAR: u64 = 16 << 20;
+/// An answer is this part of `memory_max` at most.
+const ANSWER_PART: u64 = 4;
+/// With more than so many answers' bytes in memory the next one is not asked for: one that is being written, one that has come.
+const ANSWERS_HELD: usize = 2;
 
 /// Why a run ended.
 pub enum Ended {
@@ -187,7 +194,7 @@ fn positions(
 fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
     let partitions: Vec<i32> = (0..count).collect();
     let nothing = || vec![None; partitions.len()];
-    let (group, tuning) = (group_id(environment), tuning(environment, None));
+    let (group, tuning) = (group_id(environment), tuning(environment, None, ANSWER_NEAR));
     loop {
         // One client for several attempts: behind a long link finding the group's broker alone takes longer than one question may.
         let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
@@ -224,7 +231,7 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
 
 /// Whether this user may see the group's offsets, which the right to commit them implies. Not for sure the other way round: `doctor` asks for both.
 fn may_read_group(environment: &Environment<'_>, group: &str) -> kafka::Result<()> {
-    let tuning = tuning(environment, None);
+    let tuning = tuning(environment, None, ANSWER_NEAR);
     let (set, mut readers) = ConsumerSet::start(environment.kafka, group, &[], Split::Merged, &tuning)?;
     let answer = set.committed_or_refused(&mut readers, &[0], RIGHTS_TIMEOUT);
     drop(readers);
@@ -236,18 +243,24 @@ fn group_id(environment: &Environment<'_>) -> String {
     format!("streamsend-downloader-{}", environment.settings.common.name)
 }
 
-fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>) -> ConsumerTuning {
-    // More than a few answers would only wait, and cost memory.
-    let queued_max_kbytes_total = (environment.settings.common.memory_max / QUEUED_PART / 1024) as usize;
-    let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
-    let message_max_bytes =
-        believed.or(environment.profile.max_record_bytes).unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES);
+fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>, answer: u64) -> ConsumerTuning {
+    let memory_max = environment.settings.common.memory_max;
+    let queued_max_kbytes_total = (memory_max / QUEUED_PART / 1024) as usize;
+    let fetch_max_bytes = answer.min(memory_max / ANSWER_PART) as usize;
+    let message_max_bytes = message_max(environment, topic_limit);
     ConsumerTuning {
         queued_max_kbytes_total,
-        fetch_max_bytes: FETCH_MAX_BYTES,
+        fetch_max_bytes,
         message_max_bytes,
+        held_max_bytes: ANSWERS_HELD * fetch_max_bytes.max(message_max_bytes),
         fetch_interval: environment.profile.fetch_interval(),
     }
+}
+
+/// The largest record that the topic can have, bytes.
+fn message_max(environment: &Environment<'_>, topic_limit: Option<usize>) -> usize {
+    let believed = topic_limit.filter(|_| environment.profile.rely_on_describe_configs);
+    believed.or(environment.profile.max_record_bytes).unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES)
 }
 
 fn start_consumer(
@@ -259,7 +272,10 @@ fn start_consumer(
     let positions: Vec<Position> =
         starts.iter().map(|&(partition, offset)| Position { partition, offset }).collect();
     let split = if multi { Split::PerPartition } else { Split::Merged };
-    let tuning = tuning(environment, topic.max_message_bytes);
+    // A service that counts fetches gives more in each.
+    let often = environment.profile.fetch_interval().is_zero();
+    let answer = if often && environment.broker.is_near() { ANSWER_NEAR } else { ANSWER_FAR };
+    let tuning = tuning(environment, topic.max_message_bytes, answer);
     ConsumerSet::start(environment.kafka, &group_id(environment), &positions, split, &tuning)
         .map_err(|error| Stop::new(Exit::Configuration, error.to_string()))
 }
@@ -335,7 +351,7 @@ fn looker<'a>(environment: &'a Environment<'_>, shared: &'a Shared, topic: &'a T
         shared,
         kafka: environment.kafka,
         group_id: group_id(environment),
-        message_max_bytes: tuning(environment, topic.max_message_bytes).message_max_bytes,
+        message_max_bytes: message_max(environment, topic.max_message_bytes),
         unreadable: environment.report.unreadable(),
         high_of: Box::new(high_of),
     }

@@ -17,7 +17,8 @@ use rdkafka::bindings as sys;
 use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, Queue, code};
-use crate::pace;
+use crate::memory;
+use crate::pace::{self, Pace};
 use crate::settings::{Conf, Properties, Said};
 use crate::{Error, Result};
 
@@ -45,27 +46,27 @@ pub(crate) struct Context {
     pub(crate) complaints: Complaints,
     on_report: Option<OnReport>,
     on_statistics: Option<OnStatistics>,
-    /// Least time between two fetches from one broker; zero: no limit.
-    fetch_interval: Duration,
+    pace: Pace,
 }
 
 impl Context {
     pub(crate) fn new(name: &str, on_report: Option<OnReport>) -> Arc<Self> {
         let complaints = Complaints::new(name);
-        Arc::new(Self { complaints, on_report, on_statistics: None, fetch_interval: Duration::ZERO })
+        Arc::new(Self { complaints, on_report, on_statistics: None, pace: Pace::none() })
     }
 
-    /// For a consumer whose fetches from one broker are at least so far apart.
-    pub(crate) fn paced(name: &str, fetch_interval: Duration) -> Arc<Self> {
+    /// For a consumer whose fetches from one broker are at least so far apart, and wait while so much memory is held.
+    pub(crate) fn paced(name: &str, fetch_interval: Duration, held_max: usize) -> Arc<Self> {
         let complaints = Complaints::new(name);
-        Arc::new(Self { complaints, on_report: None, on_statistics: None, fetch_interval })
+        let pace = Pace::new(fetch_interval, held_max);
+        Arc::new(Self { complaints, on_report: None, on_statistics: None, pace })
     }
 
     /// For a client that is asked about its inner state: `on_statistics` gets librdkafka's JSON, on the polling thread.
     pub(crate) fn observed(name: &str, on_statistics: OnStatistics) -> Arc<Self> {
         let complaints = Complaints::new(name);
         let on_statistics = Some(on_statistics);
-        Arc::new(Self { complaints, on_report: None, on_statistics, fetch_interval: Duration::ZERO })
+        Arc::new(Self { complaints, on_report: None, on_statistics, pace: Pace::none() })
     }
 }
 
@@ -93,6 +94,7 @@ impl Client {
         let mut said = Said::new();
         #[cfg(target_env = "gnu")]
         crate::patience::install();
+        memory::keep_freed_memory();
         // SAFETY: the configuration is live and ours; the context outlives the client because `Client` holds it
         // until the client is destroyed; the callbacks have the signatures librdkafka expects and never unwind.
         // On success librdkafka owns the configuration, on failure (null) it stays ours.
@@ -104,7 +106,7 @@ impl Client {
                 sys::rd_kafka_conf_set_stats_cb(conf.as_ptr(), Some(on_statistics));
             }
             certificate::install(conf.as_ptr());
-            pace::install(conf.as_ptr(), context.fetch_interval);
+            pace::install(conf.as_ptr(), &context.pace);
             if kind == Kind::Producer {
                 sys::rd_kafka_conf_set_dr_msg_cb(conf.as_ptr(), Some(on_delivery));
             }
@@ -123,6 +125,10 @@ impl Client {
     /// For calls into librdkafka.
     pub(crate) fn as_ptr(&self) -> *mut sys::rd_kafka_t {
         self.rk.as_ptr()
+    }
+
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.context.pace
     }
 
     pub(crate) fn complaints(&self) -> &Complaints {

@@ -14,6 +14,7 @@ use rdkafka::bindings as sys;
 
 use crate::client::{Client, Context, Kind, POLL_MS, Poller};
 use crate::ffi::{self, PartitionList, Queue, code};
+use crate::memory;
 use crate::reader::{Reader, take};
 use crate::request;
 use crate::settings::{self, Settings};
@@ -39,12 +40,16 @@ pub enum Split {
 #[derive(Debug, Clone)]
 pub struct ConsumerTuning {
     /// Memory for fetched and unread records of all partitions together, KiB; at least two largest records per
-    /// partition are used whatever this says.
+    /// partition are used whatever this says. One answer has at most half a partition's share of each.
     pub queued_max_kbytes_total: usize,
     /// `fetch.max.bytes`: bound of one answer of a broker, bytes. Above 32 MiB malloc gives the memory back each time.
     pub fetch_max_bytes: usize,
     /// The topic's `max.message.bytes`.
     pub message_max_bytes: usize,
+    /// While earlier answers hold more than so many bytes of memory, the next one is not asked for; but it waits for
+    /// 100 ms at most, since a partition whose reader stands still must not stop the others. Counted where the C library
+    /// is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
+    pub held_max_bytes: usize,
     /// Least time between two fetches from one broker, at most 5 s; zero: as fast as answers come.
     pub fetch_interval: Duration,
 }
@@ -80,12 +85,13 @@ impl ConsumerSet {
     ) -> Result<(ConsumerSet, Vec<Reader>)> {
         check(positions)?;
         crate::unpack::allow(tuning.message_max_bytes);
+        memory::begin();
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
         let properties = settings::for_consumer(settings, group_id, positions.len(), split, tuning);
         let client = Client::new(
             Kind::Consumer,
             &properties,
-            Context::paced(&settings.client_id, tuning.fetch_interval),
+            Context::paced(&settings.client_id, tuning.fetch_interval, tuning.held_max_bytes),
         )?;
         let main = main_queue(&client)?;
         let replies = client.queue();

@@ -244,6 +244,12 @@ impl Queue {
         self.0.as_ptr()
     }
 
+    /// Whether nothing waits in it now.
+    pub fn is_empty(&self) -> bool {
+        // SAFETY: the reference is live.
+        unsafe { sys::rd_kafka_queue_length(self.as_ptr()) == 0 }
+    }
+
     /// Takes the queue's messages out of the client's main queue.
     pub fn detach(&self) {
         // SAFETY: the reference is live; a null destination means "forward nowhere".

@@ -14,6 +14,7 @@ mod client;
 mod complaint;
 mod consumer;
 mod ffi;
+mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod pace;
@@ -30,6 +31,7 @@ mod unpack;
 pub use acl::{Act, Thing};
 pub use admin::{Admin, Distance, TopicInfo, Watermarks};
 pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
+pub use memory::{give_back_memory, keep_freed_memory};
 pub use probe::{Probed, probe};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
 pub use questions::{Rights, TopicConfig, probe_idempotence};

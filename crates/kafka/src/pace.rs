@@ -1,39 +1,152 @@
-//! Keeps a consumer below a service's number of fetches per second.
+//! Keeps a consumer below a service's number of fetches per second, and below its bound of memory.
 //!
-//! librdkafka has no such property: an answer that is there at once is followed by the next request at once. It has one
-//! fetch on its way per broker, and calls us on that broker's thread when the answer has come; waiting there puts the
-//! next request off. What must never happen here: a wait longer than the interval, a panic (it would unwind into C), a call
-//! into librdkafka.
+//! librdkafka has no such properties: an answer that is there at once is followed by the next request at once, and its queues are
+//! bounded one by one, not together. It has one fetch on its way per broker, and calls us on that broker's thread when the answer
+//! has come; waiting there puts the next request off. What must never happen here: a wait longer than the bounds below, a panic (it
+//! would unwind into C), a call into librdkafka.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as sys;
 
 use crate::ffi::{self, code};
+use crate::memory;
 
 /// The protocol's number of Fetch.
 const FETCH: i16 = 1;
 /// Whatever is asked for, a broker's thread is never held longer.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// Memory is looked at again after so long. Who gives records back does not know when an answer is freed with the last of them, so
+/// nobody could call.
+const ROOM_STEP: Duration = Duration::from_millis(1);
+/// A fetch waits for room for so many steps at most: the memory may be held for a reader that waits for what the others read, and
+/// then it must come, if slowly. librdkafka's own bounds of each queue hold all the same.
+const ROOM_STEPS_MAX: u32 = 100;
+/// Memory is looked at once per so many bytes of answers: the look goes through the allocator's lists.
+const LOOK_BYTES: usize = 1 << 20;
 
-/// Makes the client of `conf` send a broker its fetches at least `interval` apart. Zero: no pace.
+/// What came of waiting for room.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// No record is left to be given back: what is in use is not the answers'.
+    NobodyHolds,
+    /// Not within the bound of time.
+    None,
+}
+
+/// When a consumer asks a broker for more.
+pub(crate) struct Pace {
+    interval: Duration,
+    /// Bytes.
+    held_max: usize,
+    /// Bytes of answers since memory was looked at.
+    since_look: AtomicUsize,
+    readers: AtomicUsize,
+    /// Readers that hold no record and find none in their queues.
+    starving: AtomicUsize,
+}
+
+/// A reader that waits for a record, until this is dropped.
+pub(crate) struct Starves<'a>(&'a Pace);
+
+impl Drop for Starves<'_> {
+    fn drop(&mut self) {
+        self.0.starving.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Pace {
+    /// As soon as an answer is there.
+    pub(crate) fn none() -> Pace {
+        Pace::new(Duration::ZERO, usize::MAX)
+    }
+
+    /// At least `interval` apart for one broker, and not while earlier answers hold more than `held_max` bytes.
+    pub(crate) fn new(interval: Duration, held_max: usize) -> Pace {
+        let (since_look, readers, starving) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
+        Pace { interval: interval.min(INTERVAL_MAX), held_max, since_look, readers, starving }
+    }
+
+    /// Another reader takes records of this client.
+    pub(crate) fn reader_begins(&self) {
+        self.readers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A reader takes no more, and holds none.
+    pub(crate) fn reader_ends(&self) {
+        self.readers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A reader that holds no record found its queue empty.
+    pub(crate) fn reader_starves(&self) -> Starves<'_> {
+        self.starving.fetch_add(1, Ordering::SeqCst);
+        Starves(self)
+    }
+
+    fn all_starve(&self) -> bool {
+        self.starving.load(Ordering::SeqCst) >= self.readers.load(Ordering::SeqCst)
+    }
+
+    fn is_none(&self) -> bool {
+        self.interval.is_zero() && self.held_max == usize::MAX
+    }
+
+    /// An answer of `size` bytes has come after so long: waits until the next one may be asked for.
+    fn answered(&self, size: usize, round_trip_us: i64) {
+        std::thread::sleep(pause(self.interval, round_trip_us));
+        if self.held_max == usize::MAX || !self.is_look_due(size) {
+            return;
+        }
+        let room = self.await_room(memory::held, || std::thread::sleep(ROOM_STEP));
+        if room == Room::NobodyHolds {
+            memory::all_given_back(size);
+        }
+    }
+
+    /// Waits step by step until no more is `held` than may be.
+    fn await_room(&self, held: impl Fn() -> usize, mut step: impl FnMut()) -> Room {
+        for _ in 0..ROOM_STEPS_MAX {
+            if held() <= self.held_max {
+                return Room::Enough;
+            }
+            if self.all_starve() {
+                return Room::NobodyHolds;
+            }
+            step();
+        }
+        Room::None
+    }
+
+    /// Small answers are counted together.
+    fn is_look_due(&self, size: usize) -> bool {
+        let seen = self.since_look.fetch_add(size, Ordering::Relaxed).saturating_add(size);
+        let due = seen >= LOOK_BYTES;
+        if due {
+            self.since_look.store(0, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
+/// Makes the client of `conf` keep to the pace.
 ///
 /// # Safety
-/// `conf` is live.
-pub(crate) unsafe fn install(conf: *mut sys::rd_kafka_conf_t, interval: Duration) {
-    let interval = usize::try_from(interval.min(INTERVAL_MAX).as_micros()).unwrap_or(0);
-    if interval == 0 {
+/// `conf` is live, and `pace` stays where it is until the client that is made of it is destroyed.
+pub(crate) unsafe fn install(conf: *mut sys::rd_kafka_conf_t, pace: &Pace) {
+    if pace.is_none() {
         return;
     }
-    // SAFETY: live by contract, NUL-terminated name that is copied; the opaque is a number, never dereferenced.
+    // SAFETY: live by contract, NUL-terminated name that is copied; the opaque is only ever read as the pace that it is.
     unsafe {
         sys::rd_kafka_conf_interceptor_add_on_new(
             conf,
             c"pace".as_ptr(),
             Some(on_new),
-            ptr::without_provenance_mut(interval),
+            ptr::from_ref(pace).cast_mut().cast(),
         );
     }
 }
@@ -41,13 +154,13 @@ pub(crate) unsafe fn install(conf: *mut sys::rd_kafka_conf_t, interval: Duration
 unsafe extern "C" fn on_new(
     rk: *mut sys::rd_kafka_t,
     _conf: *const sys::rd_kafka_conf_t,
-    interval: *mut c_void,
+    pace: *mut c_void,
     _error: *mut c_char,
     _error_size: usize,
 ) -> sys::rd_kafka_resp_err_t {
-    // SAFETY: the client is live for the call, the name NUL-terminated and copied, the opaque a number; the callback never
-    // unwinds.
-    unsafe { ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, interval) };
+    // SAFETY: the client is live for the call, the name NUL-terminated and copied; the callback never unwinds, and the pace outlives
+    // the client by the contract of `install`.
+    unsafe { ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, pace) };
     sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
@@ -59,32 +172,92 @@ unsafe extern "C" fn on_answer(
     api_key: i16,
     _version: i16,
     _correlation: i32,
-    _size: usize,
+    size: usize,
     round_trip_us: i64,
     _err: i32,
-    interval: *mut c_void,
+    pace: *mut c_void,
 ) -> i32 {
     if api_key == FETCH {
-        std::thread::sleep(pause(interval.addr(), round_trip_us));
+        // SAFETY: set by `install`, whose contract keeps it alive; only shared references to it exist.
+        let pace = unsafe { &*pace.cast::<Pace>() };
+        pace.answered(size, round_trip_us);
     }
     code::NONE
 }
 
 /// How long the next request has to wait; without an answer the client waits by itself.
-fn pause(interval_us: usize, round_trip_us: i64) -> Duration {
+fn pause(interval: Duration, round_trip_us: i64) -> Duration {
     let Ok(passed) = u64::try_from(round_trip_us) else { return Duration::ZERO };
-    Duration::from_micros((interval_us as u64).saturating_sub(passed))
+    interval.saturating_sub(Duration::from_micros(passed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
     fn requests_are_an_interval_apart_and_slow_ones_wait_no_longer() {
-        assert_eq!(pause(220_000, 20_000), Duration::from_millis(200));
-        assert_eq!(pause(220_000, 220_000), Duration::ZERO);
-        assert_eq!(pause(220_000, i64::MAX), Duration::ZERO);
-        assert_eq!(pause(220_000, -1), Duration::ZERO);
+        let pause = |round_trip_us| pause(Duration::from_millis(220), round_trip_us);
+        assert_eq!(pause(20_000), Duration::from_millis(200));
+        assert_eq!(pause(220_000), Duration::ZERO);
+        assert_eq!(pause(i64::MAX), Duration::ZERO);
+        assert_eq!(pause(-1), Duration::ZERO);
+    }
+
+    #[test]
+    fn small_answers_are_counted_together() {
+        let pace = Pace::new(Duration::ZERO, 1);
+        let looks: Vec<bool> =
+            [LOOK_BYTES / 2, LOOK_BYTES / 2 - 1, 1, 1, LOOK_BYTES].map(|size| pace.is_look_due(size)).into();
+        assert_eq!(looks, [false, false, true, false, true]);
+        assert!(pace.is_look_due(usize::MAX) && pace.is_look_due(usize::MAX));
+    }
+
+    #[test]
+    fn the_next_answer_waits_for_the_memory_of_earlier_ones_but_not_for_ever() {
+        let pace = Pace::new(Duration::ZERO, 8);
+        let steps = |held: &Cell<usize>, given_back_by_each: usize| {
+            let mut steps = 0;
+            let step = || {
+                steps += 1;
+                held.set(held.get() - given_back_by_each);
+            };
+            let room = pace.await_room(|| held.get(), step);
+            (steps, room)
+        };
+        pace.reader_begins();
+        let held = Cell::new(12);
+        assert_eq!((steps(&held, 2), held.get()), ((2, Room::Enough), 8));
+        assert_eq!(steps(&held, 2), (0, Room::Enough));
+        held.set(9);
+        assert_eq!(steps(&held, 0), (ROOM_STEPS_MAX, Room::None));
+    }
+
+    #[test]
+    fn nobody_waits_for_readers_that_have_nothing_to_give_back() {
+        let pace = Pace::new(Duration::ZERO, 8);
+        let room = || pace.await_room(|| 9, || ());
+        pace.reader_begins();
+        pace.reader_begins();
+        let one = pace.reader_starves();
+        assert_eq!(room(), Room::None);
+        let other = pace.reader_starves();
+        assert_eq!(room(), Room::NobodyHolds);
+        drop(one);
+        assert_eq!(room(), Room::None);
+        pace.reader_ends();
+        assert_eq!(room(), Room::NobodyHolds);
+        drop(other);
+        assert_eq!(room(), Room::None);
+    }
+
+    #[test]
+    fn a_pace_that_is_none_costs_nothing() {
+        assert!(Pace::none().is_none() && Pace::new(Duration::ZERO, usize::MAX).is_none());
+        assert!(
+            !Pace::new(Duration::ZERO, 1).is_none()
+                && !Pace::new(Duration::from_secs(1), usize::MAX).is_none()
+        );
     }
 }

@@ -47,6 +47,7 @@ pub fn probe(
         queued_max_kbytes_total: 1,
         fetch_max_bytes: message_max_bytes,
         message_max_bytes,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     };
     let (set, mut readers) = ConsumerSet::start(settings, group_id, &[position], Split::Merged, &tuning)?;

@@ -24,6 +24,7 @@ pub struct Reader {
 
 impl Reader {
     pub(crate) fn new(queue: Queue, partition: Option<i32>, core: Arc<Core>) -> Self {
+        core.client().pace().reader_begins();
         Self { queue, partition, core }
     }
 
@@ -44,7 +45,12 @@ impl Reader {
     /// Waits up to `timeout` for the next record or event. Give the record back (drop it) soon: it holds the whole
     /// answer it came in, up to `fetch_max_bytes`.
     pub fn poll(&mut self, timeout: Duration) -> Polled<'_> {
-        let Some(message) = take(&self.queue, ffi::millis(timeout)) else { return Polled::Nothing };
+        let taken = {
+            // The record before was given back, or nobody could call.
+            let _starves = self.queue.is_empty().then(|| self.core.client().pace().reader_starves());
+            take(&self.queue, ffi::millis(timeout))
+        };
+        let Some(message) = taken else { return Polled::Nothing };
         let complaints = self.core.client().complaints();
         let (partition, offset) = (message.partition(), message.offset());
         if message.is_about_partition() && self.core.unreadable.place(partition).is_some() {
@@ -78,6 +84,12 @@ impl Reader {
             // About the group or the connection: kept as the complaint, no matter of reading.
             (false, _) => Polled::Nothing,
         }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.core.client().pace().reader_ends();
     }
 }
 

@@ -184,13 +184,15 @@ pub(crate) fn for_consumer(
 ) -> Properties {
     let message_max = tuning.message_max_bytes.clamp(MESSAGE_BYTES.0, MESSAGE_BYTES.1);
     let fetch = tuning.fetch_max_bytes.clamp(message_max, MESSAGE_BYTES.1);
-    let per_partition = (4 << 20).min(fetch).max(message_max);
     // librdkafka counts this per queue: a merged queue stands for all partitions.
     let queues = match split {
         Split::PerPartition => partitions.max(1),
         Split::Merged => 1,
     };
     let queued = (tuning.queued_max_kbytes_total / queues).max(2 * message_max / 1024).clamp(1, KBYTES_MAX);
+    // Two partitions in one answer keep one from waiting for another. Half a queue: a partition whose queue is full is not asked
+    // for, and waits until the others were answered, up to `fetch.wait.max.ms`; a queue with one answer in it is not full.
+    let per_partition = (fetch / 2).min(queued.saturating_mul(1024) / 2).max(message_max);
     let mut all = common(
         settings,
         &[
@@ -198,7 +200,7 @@ pub(crate) fn for_consumer(
             ("max.partition.fetch.bytes", per_partition.to_string()),
             ("queued.min.messages", "10000".to_owned()),
             ("fetch.queue.backoff.ms", "10".to_owned()),
-            ("fetch.wait.max.ms", "100".to_owned()),
+            ("fetch.wait.max.ms", "150".to_owned()),
             ("fetch.min.bytes", "1".to_owned()),
             ("fetch.error.backoff.ms", "500".to_owned()),
             ("session.timeout.ms", "6000".to_owned()),
@@ -315,6 +317,7 @@ mod tests {
             queued_max_kbytes_total: 131_072,
             fetch_max_bytes: 16 << 20,
             message_max_bytes: 1_048_588,
+            held_max_bytes: usize::MAX,
             fetch_interval: Duration::ZERO,
         };
         for_consumer(&settings(properties), "group", partitions, split, &tuning)
@@ -366,6 +369,7 @@ mod tests {
                 queued_max_kbytes_total: size,
                 fetch_max_bytes: size,
                 message_max_bytes: size,
+                held_max_bytes: size,
                 fetch_interval: Duration::ZERO,
             };
             taken(Kind::Consumer, &for_consumer(&settings(&[]), "group", 4, Split::PerPartition, &tuning));

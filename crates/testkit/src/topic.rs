@@ -69,6 +69,7 @@ pub fn visit(bootstrap: &str, topic: &str, mut each: impl FnMut(&kafka::Record<'
         queued_max_kbytes_total: 64 << 10,
         fetch_max_bytes: RECORD_BYTES_MAX,
         message_max_bytes: RECORD_BYTES_MAX,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     };
     let settings = settings(bootstrap, topic);

@@ -70,6 +70,7 @@ fn list(settings: &Settings, what: &Inspect, out: &mut Out<'_>) -> Result<bool, 
         queued_max_kbytes_total: 64 << 10,
         fetch_max_bytes: 16 << 20,
         message_max_bytes: RECORD_BYTES_MAX,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     };
     let started = ConsumerSet::start(settings, &settings.client_id, &positions, Split::Merged, &tuning);

@@ -61,6 +61,7 @@ pub fn consumer_tuning() -> ConsumerTuning {
         queued_max_kbytes_total: 16_384,
         fetch_max_bytes: 8 << 20,
         message_max_bytes: 1_048_588,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     }
 }

@@ -50,9 +50,6 @@ pub(crate) struct Options {
     /// One reader and writer for all partitions instead of one for each.
     #[arg(long)]
     pub merged: bool,
-    /// Whoever starts this has told the allocator to keep freed memory.
-    #[arg(long)]
-    pub keep_memory: bool,
     /// KEY=VALUE of librdkafka.
     #[arg(long)]
     pub property: Vec<String>,
@@ -169,6 +166,7 @@ fn download(options: &Options, out: &Path) -> Result<()> {
         queued_max_kbytes_total: 131_072,
         fetch_max_bytes: 16 << 20,
         message_max_bytes: MESSAGE_MAX,
+        held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
     };
     let positions: Vec<Position> =

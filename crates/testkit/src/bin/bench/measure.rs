@@ -137,16 +137,6 @@ pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, percent: f64) ->
     }
 }
 
-/// An argument of the bare client: the C library's allocator keeps what was freed instead of giving it back to the kernel, whatever
-/// memory that takes.
-pub(crate) const KEEP_MEMORY: &str = "--keep-memory";
-/// See `mallopt(3)`.
-const KEEPS: [(&str, &str); 3] = [
-    ("MALLOC_ARENA_MAX", "1"),
-    ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
-    ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
-];
-
 /// The bare client, or any other program that speaks as it does.
 pub(crate) struct Bare {
     child: Child,
@@ -161,10 +151,6 @@ impl Bare {
     pub fn start(args: &[String]) -> Result<Bare> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("bare").args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if args.iter().any(|arg| arg == KEEP_MEMORY) {
-            // Read before the first allocation, so the environment has to say it.
-            command.envs(KEEPS);
-        }
         let mut child = command.spawn().context("starting the bare client")?;
         let input = child.stdin.take().context("it was piped")?;
         let output = BufReader::new(child.stdout.take().context("it was piped")?);

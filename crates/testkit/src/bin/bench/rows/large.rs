@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::measure::{Bare, GIB, KEEP_MEMORY, Pairs, Sample, Usage, median, run, settle_disk};
+use crate::measure::{Bare, GIB, Pairs, Sample, Usage, median, run, settle_disk};
 use crate::place::{DELIVERED, Place, Round, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
@@ -65,7 +65,8 @@ fn tuned_download(place: &Place, filled: &Round<'_>, bytes: u64) -> Result<Vec<S
     let all = [
         words(&["--property", "check.crcs=false"]),
         words(&["--merged", "--property", "check.crcs=false"]),
-        words(&["--merged", KEEP_MEMORY, "--property", "check.crcs=false"]),
+        words(&["--merged", "--property", "check.crcs=false", "--property", "fetch.max.bytes=4194304"]),
+        words(&["--property", "check.crcs=false", "--property", "fetch.max.bytes=4194304"]),
         words(&[
             "--merged",
             "--property",
