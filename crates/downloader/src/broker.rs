@@ -79,10 +79,10 @@ impl Broker {
         Duration::from_millis(self.ask_ms.load(Ordering::Relaxed))
     }
 
-    /// Whether the way to the broker is short; not, when nothing is known.
-    pub fn is_near(&self) -> bool {
+    /// Whether the way to the brokers is short (not, when nothing is known), and how many of them lead a partition.
+    pub fn way(&self) -> (bool, usize) {
         let distance = self.admin.distance(WAY_QUESTIONS, NEAR_WAY, self.ask_time());
-        distance.is_ok_and(|distance| distance.round_trip <= NEAR_WAY)
+        distance.map_or((false, 1), |distance| (distance.round_trip <= NEAR_WAY, distance.leaders))
     }
 
     /// One look; faults are said (throttled).

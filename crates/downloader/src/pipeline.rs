@@ -34,7 +34,7 @@ const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// Questions for the group's offsets to one client; then another one asks.
 const COMMITTED_QUESTIONS: u32 = 8;
 /// This part of `memory_max` may wait in the queues of all partitions together when the readers stand still for long. Before that the
-/// answers that are held are bounded together ([`ANSWERS_HELD`]).
+/// answers that are held are bounded together ([`ANSWERS_WRITTEN`]).
 const QUEUED_PART: u64 = 4;
 /// Bound of one answer of a near broker, bytes. It is used while it is in the processor's cache (decision 16).
 const ANSWER_NEAR: u64 = 4 << 20;
@@ -42,8 +42,9 @@ const ANSWER_NEAR: u64 = 4 << 20;
 const ANSWER_FAR: u64 = 16 << 20;
 /// An answer is this part of `memory_max` at most.
 const ANSWER_PART: u64 = 4;
-/// With more than so many answers' bytes in memory the next one is not asked for: one that is being written, one that has come.
-const ANSWERS_HELD: usize = 2;
+/// With more answers' bytes than so many in memory the next one is not asked for: one that is being written, and one that has come
+/// from each broker.
+const ANSWERS_WRITTEN: usize = 1;
 
 /// Why a run ended.
 pub enum Ended {
@@ -194,7 +195,7 @@ fn positions(
 fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
     let partitions: Vec<i32> = (0..count).collect();
     let nothing = || vec![None; partitions.len()];
-    let (group, tuning) = (group_id(environment), tuning(environment, None, ANSWER_NEAR));
+    let (group, tuning) = (group_id(environment), tuning(environment, None, ANSWER_NEAR, 1));
     loop {
         // One client for several attempts: behind a long link finding the group's broker alone takes longer than one question may.
         let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
@@ -231,7 +232,7 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
 
 /// Whether this user may see the group's offsets, which the right to commit them implies. Not for sure the other way round: `doctor` asks for both.
 fn may_read_group(environment: &Environment<'_>, group: &str) -> kafka::Result<()> {
-    let tuning = tuning(environment, None, ANSWER_NEAR);
+    let tuning = tuning(environment, None, ANSWER_NEAR, 1);
     let (set, mut readers) = ConsumerSet::start(environment.kafka, group, &[], Split::Merged, &tuning)?;
     let answer = set.committed_or_refused(&mut readers, &[0], RIGHTS_TIMEOUT);
     drop(readers);
@@ -243,7 +244,12 @@ fn group_id(environment: &Environment<'_>) -> String {
     format!("streamsend-downloader-{}", environment.settings.common.name)
 }
 
-fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>, answer: u64) -> ConsumerTuning {
+fn tuning(
+    environment: &Environment<'_>,
+    topic_limit: Option<usize>,
+    answer: u64,
+    brokers: usize,
+) -> ConsumerTuning {
     let memory_max = environment.settings.common.memory_max;
     let queued_max_kbytes_total = (memory_max / QUEUED_PART / 1024) as usize;
     let fetch_max_bytes = answer.min(memory_max / ANSWER_PART) as usize;
@@ -252,7 +258,7 @@ fn tuning(environment: &Environment<'_>, topic_limit: Option<usize>, answer: u64
         queued_max_kbytes_total,
         fetch_max_bytes,
         message_max_bytes,
-        held_max_bytes: ANSWERS_HELD * fetch_max_bytes.max(message_max_bytes),
+        held_max_bytes: (ANSWERS_WRITTEN + brokers) * fetch_max_bytes.max(message_max_bytes),
         fetch_interval: environment.profile.fetch_interval(),
     }
 }
@@ -274,8 +280,9 @@ fn start_consumer(
     let split = if multi { Split::PerPartition } else { Split::Merged };
     // A service that counts fetches gives more in each.
     let often = environment.profile.fetch_interval().is_zero();
-    let answer = if often && environment.broker.is_near() { ANSWER_NEAR } else { ANSWER_FAR };
-    let tuning = tuning(environment, topic.max_message_bytes, answer);
+    let (near, brokers) = environment.broker.way();
+    let answer = if often && near { ANSWER_NEAR } else { ANSWER_FAR };
+    let tuning = tuning(environment, topic.max_message_bytes, answer, brokers);
     ConsumerSet::start(environment.kafka, &group_id(environment), &positions, split, &tuning)
         .map_err(|error| Stop::new(Exit::Configuration, error.to_string()))
 }

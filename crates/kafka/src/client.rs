@@ -17,7 +17,6 @@ use rdkafka::bindings as sys;
 use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, Queue, code};
-use crate::memory;
 use crate::pace::{self, Pace};
 use crate::settings::{Conf, Properties, Said};
 use crate::{Error, Result};
@@ -94,7 +93,6 @@ impl Client {
         let mut said = Said::new();
         #[cfg(target_env = "gnu")]
         crate::patience::install();
-        memory::keep_freed_memory();
         // SAFETY: the configuration is live and ours; the context outlives the client because `Client` holds it
         // until the client is destroyed; the callbacks have the signatures librdkafka expects and never unwind.
         // On success librdkafka owns the configuration, on failure (null) it stays ours.
@@ -117,7 +115,14 @@ impl Client {
             let (room, size) = said.room();
             sys::rd_kafka_new(kind, conf.as_ptr(), room, size)
         };
-        let rk = NonNull::new(rk).ok_or_else(|| Error::InvalidConfig(said.text()))?;
+        let Some(rk) = NonNull::new(rk) else {
+            if context.pace.was_installed() {
+                // A client that fails after it has called its interceptors frees the lists of them that it shares with the
+                // configuration; freeing that would free them again. A few KiB are lost instead.
+                conf.forget();
+            }
+            return Err(Error::InvalidConfig(said.text()));
+        };
         conf.forget();
         Ok(Self { rk, context })
     }

@@ -46,9 +46,9 @@ pub struct ConsumerTuning {
     pub fetch_max_bytes: usize,
     /// The topic's `max.message.bytes`.
     pub message_max_bytes: usize,
-    /// While earlier answers hold more than so many bytes of memory, the next one is not asked for; but it waits for
-    /// 100 ms at most, since a partition whose reader stands still must not stop the others. Counted where the C library
-    /// is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
+    /// While answers hold more than so many bytes of memory (at least two of the largest), the next one is not asked for, as long as
+    /// some are given back: a partition whose reader stands still must not stop the others for more than half a second.
+    /// Counted where the C library is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
     pub held_max_bytes: usize,
     /// Least time between two fetches from one broker, at most 5 s; zero: as fast as answers come.
     pub fetch_interval: Duration,
@@ -85,14 +85,13 @@ impl ConsumerSet {
     ) -> Result<(ConsumerSet, Vec<Reader>)> {
         check(positions)?;
         crate::unpack::allow(tuning.message_max_bytes);
-        memory::begin();
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
         let properties = settings::for_consumer(settings, group_id, positions.len(), split, tuning);
-        let client = Client::new(
-            Kind::Consumer,
-            &properties,
-            Context::paced(&settings.client_id, tuning.fetch_interval, tuning.held_max_bytes),
-        )?;
+        // With less than two answers there would be nothing to read while the next one is on its way.
+        let held_max = tuning.held_max_bytes.max(2 * settings::answer_max(&properties));
+        memory::keep_freed_memory();
+        let context = Context::paced(&settings.client_id, tuning.fetch_interval, held_max);
+        let client = Client::new(Kind::Consumer, &properties, context)?;
         let main = main_queue(&client)?;
         let replies = client.queue();
         let (ended, destroyed) = bounded(1);

@@ -24,7 +24,7 @@ mod heap {
     /// The largest that glibc takes for pieces within a heap (`HEAP_MAX_SIZE / 2`).
     const IN_HEAP_MAX: c_int = 32 << 20;
 
-    /// `struct mallinfo2` of `malloc.h`.
+    /// `struct mallinfo2` of `malloc.h`, of glibc 2.33 and later (Debian 12 has 2.36).
     #[repr(C)]
     struct Information {
         _arena: usize,
@@ -77,30 +77,28 @@ mod heap {
     pub(super) fn trim() {}
 }
 
-/// Bytes in use besides answers, as it was last known.
+/// Bytes in use that no reader will give back soon: what is there besides answers, and what is pinned by readers that stand still.
 static BESIDE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Memory that the client library frees stays with the process from now on, in one heap; every client asks for it. Best before there
+/// Memory that the client library frees stays with the process from now on, in one heap; every consumer asks for it. Best before there
 /// is a second thread, which may have got a heap of its own.
 pub fn keep_freed_memory() {
     static ONCE: Once = Once::new();
     ONCE.call_once(heap::keep);
 }
 
-/// A consumer begins: what is in use now is no answer of it, but may be one of another.
-pub(crate) fn begin() {
-    BESIDE.fetch_min(heap::in_use(), Ordering::Relaxed);
+/// Bytes of answers whose records are not all given back, about, when one of `arrived` bytes has just come. Counts everything in the C
+/// library's heap beyond the least that was ever there without such an answer, so it holds only in a program whose own memory
+/// comes from elsewhere.
+pub(crate) fn held(arrived: usize) -> usize {
+    let in_use = heap::in_use();
+    let rest = in_use.saturating_sub(arrived);
+    in_use - BESIDE.fetch_min(rest, Ordering::Relaxed).min(rest)
 }
 
-/// All readers have given everything back: what is in use are `answers` bytes, and besides them nothing that will be given back.
-pub(crate) fn all_given_back(answers: usize) {
-    BESIDE.store(heap::in_use().saturating_sub(answers), Ordering::Relaxed);
-}
-
-/// Bytes of answers whose records are not all given back, about. Counts everything in the C library's heap that came since it was
-/// last known what is there besides, so it holds only in a program whose own memory comes from elsewhere.
-pub(crate) fn held() -> usize {
-    heap::in_use().saturating_sub(BESIDE.load(Ordering::Relaxed))
+/// What is in use besides the answer that has just come is not given back soon: it does not count until it has become less.
+pub(crate) fn set_rest_aside(arrived: usize) {
+    BESIDE.store(heap::in_use().saturating_sub(arrived), Ordering::Relaxed);
 }
 
 /// Gives the kernel back what librdkafka does not use; some milliseconds at most. For a consumer to which nothing has come for a
@@ -117,18 +115,29 @@ mod tests {
     const LARGE: usize = 256 << 20;
 
     #[test]
-    fn what_is_taken_after_the_beginning_is_held_until_it_is_given_back() {
+    fn what_is_taken_is_held_until_it_is_given_back() {
         keep_freed_memory();
-        begin();
+        held(0);
         // Tests allocate with the C library, as librdkafka does.
         let taken = vec![0_u8; LARGE];
-        assert!(held() >= LARGE, "{} bytes", held());
+        let with = held(0);
+        assert!(with >= LARGE / 2, "{with} bytes");
         drop(taken);
-        assert!(held() < LARGE, "{} bytes", held());
+        let without = held(0);
+        assert!(without < LARGE / 2, "{without} bytes");
         let pieces: Vec<Vec<u8>> = (0..64).map(|_| vec![0_u8; LARGE / 64]).collect();
-        assert!(held() >= LARGE, "{} bytes", held());
+        let with = held(0);
+        assert!(with >= LARGE / 2, "{with} bytes");
+        set_rest_aside(LARGE / 4);
+        let arrived = held(LARGE / 4);
+        assert!((LARGE / 8..LARGE / 2).contains(&arrived), "{arrived} bytes");
         drop(pieces);
-        assert!(held() < LARGE, "{} bytes", held());
+        // What was set aside is gone, and counts again when it comes back.
+        held(0);
+        let again = vec![0_u8; LARGE];
+        let with = held(0);
+        assert!(with >= LARGE / 2, "{with} bytes");
+        drop(again);
         give_back_memory();
     }
 }

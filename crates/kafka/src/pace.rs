@@ -2,12 +2,12 @@
 //!
 //! librdkafka has no such properties: an answer that is there at once is followed by the next request at once, and its queues are
 //! bounded one by one, not together. It has one fetch on its way per broker, and calls us on that broker's thread when the answer
-//! has come; waiting there puts the next request off. What must never happen here: a wait longer than the bounds below, a panic (it
-//! would unwind into C), a call into librdkafka.
+//! has come, before its records are in the queues; waiting there puts them and the next request off. What must never happen here: a
+//! wait longer than the bounds below, a panic (it would unwind into C), a call into librdkafka.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as sys;
@@ -17,14 +17,16 @@ use crate::memory;
 
 /// The protocol's number of Fetch.
 const FETCH: i16 = 1;
-/// Whatever is asked for, a broker's thread is never held longer.
+/// Whatever is asked for, a broker's thread is never held longer for the interval.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Memory is looked at again after so long. Who gives records back does not know when an answer is freed with the last of them, so
 /// nobody could call.
 const ROOM_STEP: Duration = Duration::from_millis(1);
-/// A fetch waits for room for so many steps at most: the memory may be held for a reader that waits for what the others read, and
-/// then it must come, if slowly. librdkafka's own bounds of each queue hold all the same.
-const ROOM_STEPS_MAX: u32 = 100;
+/// After so many steps without a byte given back, what is held is set aside: a reader may stand still until others have read on, and
+/// then theirs must come. librdkafka's own bounds of each queue hold all the same.
+const STILL_STEPS_MAX: u32 = 500;
+/// In all, a fetch waits for room for so many steps at most.
+const ROOM_STEPS_MAX: u32 = 5_000;
 /// Memory is looked at once per so many bytes of answers: the look goes through the allocator's lists.
 const LOOK_BYTES: usize = 1 << 20;
 
@@ -32,10 +34,8 @@ const LOOK_BYTES: usize = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 enum Room {
     Enough,
-    /// No record is left to be given back: what is in use is not the answers'.
-    NobodyHolds,
-    /// Not within the bound of time.
-    None,
+    /// Not enough, and what is in use is not given back: not the answers', or pinned.
+    Pinned,
 }
 
 /// When a consumer asks a broker for more.
@@ -48,6 +48,8 @@ pub(crate) struct Pace {
     readers: AtomicUsize,
     /// Readers that hold no record and find none in their queues.
     starving: AtomicUsize,
+    /// A client has been told of it.
+    installed: AtomicBool,
 }
 
 /// A reader that waits for a record, until this is dropped.
@@ -68,7 +70,8 @@ impl Pace {
     /// At least `interval` apart for one broker, and not while earlier answers hold more than `held_max` bytes.
     pub(crate) fn new(interval: Duration, held_max: usize) -> Pace {
         let (since_look, readers, starving) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
-        Pace { interval: interval.min(INTERVAL_MAX), held_max, since_look, readers, starving }
+        let interval = interval.min(INTERVAL_MAX);
+        Pace { interval, held_max, since_look, readers, starving, installed: AtomicBool::new(false) }
     }
 
     /// Another reader takes records of this client.
@@ -87,6 +90,11 @@ impl Pace {
         Starves(self)
     }
 
+    /// Whether a client has begun to keep to it, even if it then failed.
+    pub(crate) fn was_installed(&self) -> bool {
+        self.installed.load(Ordering::SeqCst)
+    }
+
     fn all_starve(&self) -> bool {
         self.starving.load(Ordering::SeqCst) >= self.readers.load(Ordering::SeqCst)
     }
@@ -101,24 +109,28 @@ impl Pace {
         if self.held_max == usize::MAX || !self.is_look_due(size) {
             return;
         }
-        let room = self.await_room(memory::held, || std::thread::sleep(ROOM_STEP));
-        if room == Room::NobodyHolds {
-            memory::all_given_back(size);
+        let room = self.await_room(|| memory::held(size), || std::thread::sleep(ROOM_STEP));
+        if room == Room::Pinned {
+            memory::set_rest_aside(size);
         }
     }
 
     /// Waits step by step until no more is `held` than may be.
     fn await_room(&self, held: impl Fn() -> usize, mut step: impl FnMut()) -> Room {
+        let (mut least, mut still) = (usize::MAX, 0);
         for _ in 0..ROOM_STEPS_MAX {
-            if held() <= self.held_max {
+            let now = held();
+            if now <= self.held_max {
                 return Room::Enough;
             }
-            if self.all_starve() {
-                return Room::NobodyHolds;
+            still = if now < least { 0 } else { still + 1 };
+            least = least.min(now);
+            if still >= STILL_STEPS_MAX || self.all_starve() {
+                break;
             }
             step();
         }
-        Room::None
+        Room::Pinned
     }
 
     /// Small answers are counted together.
@@ -160,7 +172,10 @@ unsafe extern "C" fn on_new(
 ) -> sys::rd_kafka_resp_err_t {
     // SAFETY: the client is live for the call, the name NUL-terminated and copied; the callback never unwinds, and the pace outlives
     // the client by the contract of `install`.
-    unsafe { ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, pace) };
+    unsafe {
+        (*pace.cast::<Pace>()).installed.store(true, Ordering::SeqCst);
+        ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, pace)
+    };
     sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
@@ -217,39 +232,47 @@ mod tests {
     #[test]
     fn the_next_answer_waits_for_the_memory_of_earlier_ones_but_not_for_ever() {
         let pace = Pace::new(Duration::ZERO, 8);
-        let steps = |held: &Cell<usize>, given_back_by_each: usize| {
-            let mut steps = 0;
+        pace.reader_begins();
+        let wait = |held: usize, given_back: &dyn Fn(u32) -> usize| {
+            let (held, steps) = (Cell::new(held), Cell::new(0));
             let step = || {
-                steps += 1;
-                held.set(held.get() - given_back_by_each);
+                steps.set(steps.get() + 1);
+                held.set(held.get().saturating_sub(given_back(steps.get())));
             };
             let room = pace.await_room(|| held.get(), step);
-            (steps, room)
+            (room, steps.get())
         };
-        pace.reader_begins();
-        let held = Cell::new(12);
-        assert_eq!((steps(&held, 2), held.get()), ((2, Room::Enough), 8));
-        assert_eq!(steps(&held, 2), (0, Room::Enough));
-        held.set(9);
-        assert_eq!(steps(&held, 0), (ROOM_STEPS_MAX, Room::None));
+        assert_eq!(wait(8, &|_| 0), (Room::Enough, 0));
+        assert_eq!(wait(12, &|_| 2), (Room::Enough, 2));
+        assert_eq!(wait(9, &|_| 0), (Room::Pinned, STILL_STEPS_MAX));
+        // As long as something comes back now and then, it is worth waiting.
+        let now_and_then = |step: u32| usize::from(step.is_multiple_of(STILL_STEPS_MAX - 1));
+        assert_eq!(wait(12, &now_and_then), (Room::Enough, 4 * (STILL_STEPS_MAX - 1)));
+        assert_eq!(wait(1000, &now_and_then), (Room::Pinned, ROOM_STEPS_MAX));
     }
 
     #[test]
     fn nobody_waits_for_readers_that_have_nothing_to_give_back() {
         let pace = Pace::new(Duration::ZERO, 8);
-        let room = || pace.await_room(|| 9, || ());
+        let steps = || {
+            let mut steps = 0;
+            assert_eq!(pace.await_room(|| 9, || steps += 1), Room::Pinned);
+            steps
+        };
         pace.reader_begins();
         pace.reader_begins();
         let one = pace.reader_starves();
-        assert_eq!(room(), Room::None);
+        assert_eq!(steps(), STILL_STEPS_MAX);
         let other = pace.reader_starves();
-        assert_eq!(room(), Room::NobodyHolds);
+        assert_eq!(steps(), 0);
         drop(one);
-        assert_eq!(room(), Room::None);
+        assert_eq!(steps(), STILL_STEPS_MAX);
         pace.reader_ends();
-        assert_eq!(room(), Room::NobodyHolds);
+        assert_eq!(steps(), 0);
         drop(other);
-        assert_eq!(room(), Room::None);
+        assert_eq!(steps(), STILL_STEPS_MAX);
+        pace.reader_ends();
+        assert_eq!(steps(), 0);
     }
 
     #[test]

@@ -183,7 +183,8 @@ pub(crate) fn for_consumer(
     tuning: &ConsumerTuning,
 ) -> Properties {
     let message_max = tuning.message_max_bytes.clamp(MESSAGE_BYTES.0, MESSAGE_BYTES.1);
-    let fetch = tuning.fetch_max_bytes.clamp(message_max, MESSAGE_BYTES.1);
+    let own = settings.properties.get("fetch.max.bytes").and_then(|value| value.parse().ok());
+    let fetch: usize = own.unwrap_or(tuning.fetch_max_bytes).clamp(message_max, MESSAGE_BYTES.1);
     // librdkafka counts this per queue: a merged queue stands for all partitions.
     let queues = match split {
         Split::PerPartition => partitions.max(1),
@@ -191,8 +192,9 @@ pub(crate) fn for_consumer(
     };
     let queued = (tuning.queued_max_kbytes_total / queues).max(2 * message_max / 1024).clamp(1, KBYTES_MAX);
     // Two partitions in one answer keep one from waiting for another. Half a queue: a partition whose queue is full is not asked
-    // for, and waits until the others were answered, up to `fetch.wait.max.ms`; a queue with one answer in it is not full.
-    let per_partition = (fetch / 2).min(queued.saturating_mul(1024) / 2).max(message_max);
+    // for, and waits until the others were answered, up to `fetch.wait.max.ms`; a queue with one answer of full chunks in it is
+    // not full. librdkafka's kilobyte has 1,000 bytes.
+    let per_partition = (fetch / 2).min(queued.saturating_mul(1000) / 2).max(message_max);
     let mut all = common(
         settings,
         &[
@@ -223,6 +225,11 @@ pub(crate) fn for_consumer(
     // Never held up by somebody's unfinished transaction.
     force(&mut all, "isolation.level", "read_uncommitted");
     all
+}
+
+/// The largest answer that a client with these properties asks for, bytes.
+pub(crate) fn answer_max(properties: &Properties) -> usize {
+    properties.get("fetch.max.bytes").and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 /// librdkafka's configuration object until a client takes it over.
@@ -434,6 +441,35 @@ mod tests {
         assert_eq!(queued(16, Split::Merged), 131_072);
         // Never less than two of the largest records.
         assert_eq!(queued(1_000, Split::PerPartition), 2 * 1_048_588 / 1024);
+    }
+
+    #[test]
+    fn a_partition_gets_half_of_an_answer_and_half_of_its_queue_but_one_record_always() {
+        let part = |properties: &[(&str, &str)], partitions| -> usize {
+            consumer(properties, partitions, Split::PerPartition)["max.partition.fetch.bytes"]
+                .parse()
+                .unwrap()
+        };
+        assert_eq!(part(&[], 6), 8 << 20);
+        assert_eq!(part(&[], 16), 131_072 / 16 * 1000 / 2);
+        assert_eq!(part(&[], 1_000), 1_048_588);
+        assert_eq!(part(&[("fetch.max.bytes", "4000000")], 6), 2_000_000);
+        assert_eq!(
+            answer_max(&consumer(&[("fetch.max.bytes", "4000000")], 6, Split::PerPartition)),
+            4_000_000
+        );
+        assert_eq!(answer_max(&consumer(&[], 6, Split::PerPartition)), 16 << 20);
+    }
+
+    #[test]
+    fn a_consumer_that_cannot_begin_says_why_and_frees_nothing_twice() {
+        let mut properties = consumer(&[("security.protocol", "ssl")], 6, Split::PerPartition);
+        properties.insert("ssl.ca.location".to_owned(), "/nowhere/ca.pem".to_owned());
+        for _ in 0..10 {
+            let context = Context::paced("test", Duration::from_secs(1), 1);
+            let Err(error) = Client::new(Kind::Consumer, &properties, context) else { panic!("no error") };
+            assert!(error.to_string().contains("ssl.ca.location"), "{error}");
+        }
     }
 
     #[test]
