@@ -191,10 +191,10 @@ pub(crate) fn for_consumer(
         Split::Merged => 1,
     };
     let queued = (tuning.queued_max_kbytes_total / queues).max(2 * message_max / 1024).clamp(1, KBYTES_MAX);
-    // Two partitions in one answer keep one from waiting for another. Half a queue: a partition whose queue is full is not asked
+    // Two partitions in one answer keep one from waiting for another, if there are two that are read apart. Half a queue: a partition whose queue is full is not asked
     // for, and waits until the others were answered, up to `fetch.wait.max.ms`; a queue with one answer of full chunks in it is
     // not full. librdkafka's kilobyte has 1,000 bytes.
-    let per_partition = (fetch / 2).min(queued.saturating_mul(1000) / 2).max(message_max);
+    let per_partition = (fetch / queues.min(2)).min(queued.saturating_mul(1000) / 2).max(message_max);
     let mut all = common(
         settings,
         &[
@@ -450,7 +450,7 @@ mod tests {
                 .parse()
                 .unwrap()
         };
-        assert_eq!(part(&[], 6), 8 << 20);
+        assert_eq!((part(&[], 1), part(&[], 2), part(&[], 6)), (16 << 20, 8 << 20, 8 << 20));
         assert_eq!(part(&[], 16), 131_072 / 16 * 1000 / 2);
         assert_eq!(part(&[], 1_000), 1_048_588);
         assert_eq!(part(&[("fetch.max.bytes", "4000000")], 6), 2_000_000);
