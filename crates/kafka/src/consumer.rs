@@ -47,7 +47,7 @@ pub struct ConsumerTuning {
     /// The topic's `max.message.bytes`.
     pub message_max_bytes: usize,
     /// While answers hold more than so many bytes of memory (at least two of the largest), the next one is not asked for, as long as
-    /// some are given back: a partition whose reader stands still must not stop the others for more than half a second.
+    /// some are given back: a partition whose reader stands still must not stop the others for more than two seconds.
     /// Counted where the C library is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
     pub held_max_bytes: usize,
     /// Least time between two fetches from one broker, at most 5 s; zero: as fast as answers come.
