@@ -19,7 +19,6 @@ const TURN: Duration = Duration::from_secs(1);
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Where the topic begins is asked for so often while very many runs of uploaders are remembered.
 const RUNS_INTERVAL: Duration = Duration::from_secs(60);
-
 /// After so long without a record the client's memory goes back to the system: what comes next pays with fresh pages.
 const QUIET: Duration = Duration::from_secs(10);
 

@@ -38,7 +38,8 @@ const COMMITTED_QUESTIONS: u32 = 8;
 const QUEUED_PART: u64 = 4;
 /// Bound of one answer of a near broker, bytes. It is used while it is in the processor's cache (decision 16).
 const ANSWER_NEAR: u64 = 4 << 20;
-/// Bound of one answer over a longer way, or of a service that counts fetches, bytes: one is on its way per broker, so over 50 ms there and back this is 300 MB/s at most.
+/// Bound of one answer over a longer way, or of a service that counts fetches, bytes: one is on its way per broker, so over 50 ms
+/// there and back this is 300 MB/s at most.
 const ANSWER_FAR: u64 = 16 << 20;
 /// An answer is this part of `memory_max` at most.
 const ANSWER_PART: u64 = 4;

@@ -40,7 +40,7 @@ pub enum Split {
 #[derive(Debug, Clone)]
 pub struct ConsumerTuning {
     /// Memory for fetched and unread records of all partitions together, KiB; at least two largest records per
-    /// partition are used whatever this says. One answer has at most half a partition's share of each.
+    /// partition are used whatever this says. Of one answer a partition gets at most half its share of this.
     pub queued_max_kbytes_total: usize,
     /// `fetch.max.bytes`: bound of one answer of a broker, bytes. Above 32 MiB malloc gives the memory back each time.
     pub fetch_max_bytes: usize,

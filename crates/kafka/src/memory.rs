@@ -4,7 +4,8 @@
 //! An answer of a broker is one piece of up to `fetch.max.bytes`, and lives until the last of its records was given back. By
 //! default glibc returns such a piece to the kernel at once, which clears every page before it gives it out again (a tenth of a
 //! downloader's processor time), and spreads pieces over an arena for each thread, where they fit badly. What must never happen
-//! here: a bound that another allocator's memory is counted against, a wait without an end.
+//! here: memory of another allocator counted as librdkafka's, or anything but numbers asked of the heap; who waits for it is
+//! [`crate::pace`].
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
