@@ -7,6 +7,7 @@
 mod broker;
 mod commit;
 mod disk;
+mod jumps;
 mod keeper;
 mod landing;
 mod losses;

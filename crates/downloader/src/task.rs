@@ -4,6 +4,7 @@
 //! partition over a record whose payload is not written.
 
 use crate::disk::{Disk, PartialFile};
+use crate::jumps::Jumps;
 use crate::losses;
 use crate::merge::{Hold, Place, Refusal, Skip, Ticket, Verdict};
 use crate::shared::{CHECKPOINT_BYTES, COMPLETE_WAITING_MAX, Failure, Shared};
@@ -34,8 +35,10 @@ enum Written {
 
 /// Runs until the run ends.
 pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
+    let mut jumps = Jumps::default();
     while !shared.stopping() {
         if let Some((partition, order)) = shared.unreadable.take_order(reader.partition()) {
+            jumps.forget(partition);
             follow(&mut reader, shared, partition, order);
         }
         let polled = reader.poll(POLL);
@@ -43,6 +46,7 @@ pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
         let unreadable = match polled {
             Polled::Record(record) => {
                 let place = Place { partition: record.partition(), offset: record.offset() };
+                say_jump(&mut jumps, shared, place);
                 handle(shared, place, record.value());
                 None
             }
@@ -59,6 +63,21 @@ pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
                 seek(&mut reader, shared, partition, position);
             }
         }
+    }
+}
+
+/// Before the record is handled: the merge's position is then still the one that was read from.
+fn say_jump(jumps: &mut Jumps, shared: &Shared, place: Place) {
+    let position = || shared.merger().next_of(place.partition);
+    let Some(left_out) = jumps.over(place.partition, place.offset, position) else { return };
+    if shared.throttle.allow(("jump", place.partition)).is_some() {
+        warn!(
+            "P{:02}: no record came for offsets {} to {}: compaction or the end of a transaction, or the broker's disk changed the offset of \
+             a batch; records of a file may then be passed over, and it is named as lost or stays unfinished",
+            place.partition,
+            left_out.start,
+            left_out.end - 1
+        );
     }
 }
 
