@@ -119,7 +119,7 @@ fn several_producer_clients_deliver_the_same() {
 fn the_start_up_lines_say_what_runs() {
     let rig = Rig::new("banner", 3).licensed();
     rig.source(1).write("x", 1);
-    // By itself it is 1 beside the broker; on a machine that is very busy the broker may look far.
+    // By itself it is 2 beside the broker; on a machine that is very busy the broker may look far.
     let up = rig.upload_once(&["--set", "threads=1"]);
     let line = up.wait_for_line("*** Streamsend Uploader successfully started on ", LONG);
     let expected =

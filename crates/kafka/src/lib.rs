@@ -33,7 +33,7 @@ pub use admin::{Admin, Distance, TopicInfo, Watermarks};
 pub use consumer::{ConsumerSet, ConsumerTuning, Position, Split};
 pub use memory::{give_back_memory, keep_freed_memory};
 pub use probe::{Probed, probe};
-pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected};
+pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected, Value};
 pub use questions::{Rights, TopicConfig, probe_idempotence};
 pub use reader::{Polled, Reader, Record};
 pub use settings::{

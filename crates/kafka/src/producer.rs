@@ -73,6 +73,40 @@ pub enum Disposition {
     NewProducer,
 }
 
+/// A record's bytes, in a buffer that may begin before them: so what follows an envelope can lie aligned.
+#[derive(Debug, Clone, Default)]
+pub struct Value {
+    buffer: Vec<u8>,
+    from: usize,
+}
+
+impl Value {
+    /// The bytes of `buffer` from its byte `from` on; none when it has no more than so many.
+    pub fn new(buffer: Vec<u8>, from: usize) -> Value {
+        let from = from.min(buffer.len());
+        Value { buffer, from }
+    }
+
+    /// The whole buffer, for reuse.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(buffer: Vec<u8>) -> Value {
+        Value { buffer, from: 0 }
+    }
+}
+
+impl std::ops::Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.from..]
+    }
+}
+
 /// The report about one record.
 #[derive(Debug)]
 pub struct Delivery<T> {
@@ -80,10 +114,12 @@ pub struct Delivery<T> {
     pub partition: i32,
     /// The caller's token.
     pub token: T,
-    /// The buffer as it was given, for reuse.
-    pub value: Vec<u8>,
+    /// The bytes as they were given, with their buffer for reuse.
+    pub value: Value,
     /// What became of it.
     pub outcome: Outcome,
+    /// Records of the same partition that this producer still has: reports that are to come.
+    pub more: usize,
 }
 
 /// A record that `send` did not take; no report will come for it.
@@ -91,8 +127,8 @@ pub struct Delivery<T> {
 pub struct Rejected<T> {
     /// The caller's token.
     pub token: T,
-    /// The buffer as it was given.
-    pub value: Vec<u8>,
+    /// The bytes as they were given.
+    pub value: Value,
     /// What librdkafka says, for the operator.
     pub error: String,
     /// What to do with the record; `Resend` when the queue is full or the partition not known yet.
@@ -142,16 +178,16 @@ impl<T: Send + 'static> Producer<T> {
         &self,
         partition: i32,
         key: &[u8],
-        value: Vec<u8>,
+        value: impl Into<Value>,
         token: T,
     ) -> std::result::Result<(), Rejected<T>> {
-        let core = self.core();
+        let (core, value) = (self.core(), value.into());
         let (at, length) = (value.as_ptr(), value.len());
         // First into the table: the report may come before `rd_kafka_produce` returns.
         let ticket = core.ledger.open(partition, value, token);
         // SAFETY: topic and client are live. The flags say neither copy nor free, so librdkafka reads `length` bytes
         // at `at` until its report for `ticket`, or until its threads are gone; that buffer is owned by the table and
-        // moves out of it only then (`Ledger::settle`, `Core::wind_up`). Moving the `Vec` does not move its bytes, and
+        // moves out of it only then (`Ledger::settle`, `Core::wind_up`). Moving the `Value` does not move its bytes, and
         // nobody has a reference to them meanwhile. The key is copied. The opaque is a number, never dereferenced.
         let (outcome, err) = unsafe {
             let outcome = sys::rd_kafka_produce(
@@ -292,7 +328,7 @@ impl Drop for Topic {
 /// A record that librdkafka may be reading.
 struct Flight<T> {
     partition: i32,
-    value: Vec<u8>,
+    value: Value,
     token: T,
 }
 
@@ -310,6 +346,8 @@ struct Open<T> {
     next_ticket: usize,
     /// Also counts the record whose report is being delivered.
     unreported: usize,
+    /// By partition, how many of them there are.
+    waiting: HashMap<i32, usize>,
     /// By partition, what librdkafka makes of an answer without an offset (-1) for the next record of the same batch.
     counted_on: HashMap<i32, i64>,
 }
@@ -318,22 +356,32 @@ impl<T> Open<T> {
     /// Takes the record of a report out; true when its offset is none: an answer without one is for a whole batch, whose
     /// records librdkafka then numbers -1, 0, 1, … in the order of their reports. A record that truly has the offset that
     /// such a count would give next is sent once too often; that is harmless.
-    fn close(&mut self, report: &Report) -> Option<(Flight<T>, bool)> {
-        let flight = self.flights.remove(&report.ticket)?;
+    fn close(&mut self, report: &Report) -> Option<(Flight<T>, usize, bool)> {
+        let (flight, more) = self.remove(report.ticket)?;
         let success = report.err == code::NONE;
         let expected = self.counted_on.remove(&flight.partition);
         let counted_on = success && (report.offset == -1 || expected == Some(report.offset));
         if counted_on {
             self.counted_on.insert(flight.partition, report.offset + 1);
         }
-        Some((flight, counted_on))
+        Some((flight, more, counted_on))
+    }
+
+    /// Takes a record out, and tells how many its partition still has.
+    fn remove(&mut self, ticket: usize) -> Option<(Flight<T>, usize)> {
+        let flight = self.flights.remove(&ticket)?;
+        let more = self.waiting.get_mut(&flight.partition).map_or(0, |waiting| {
+            *waiting = waiting.saturating_sub(1);
+            *waiting
+        });
+        Some((flight, more))
     }
 }
 
 impl<T> Ledger<T> {
     fn new(on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>) -> Self {
-        let open =
-            Open { flights: HashMap::new(), next_ticket: 1, unreported: 0, counted_on: HashMap::new() };
+        let (flights, waiting, counted_on) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let open = Open { flights, next_ticket: 1, unreported: 0, waiting, counted_on };
         Self { open: Mutex::new(open), empty: Condvar::new(), closing: AtomicBool::new(false), on_delivery }
     }
 
@@ -342,18 +390,19 @@ impl<T> Ledger<T> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, partition: i32, value: Vec<u8>, token: T) -> usize {
+    fn open(&self, partition: i32, value: Value, token: T) -> usize {
         let mut open = self.lock();
         let ticket = open.next_ticket;
         open.next_ticket += 1;
         open.flights.insert(ticket, Flight { partition, value, token });
+        *open.waiting.entry(partition).or_default() += 1;
         open.unreported += 1;
         ticket
     }
 
     /// Takes back a record that librdkafka did not take.
     fn withdraw(&self, ticket: usize) -> Option<Flight<T>> {
-        let flight = self.lock().flights.remove(&ticket)?;
+        let (flight, _) = self.lock().remove(ticket)?;
         self.reported();
         Some(flight)
     }
@@ -363,10 +412,10 @@ impl<T> Ledger<T> {
         // In a statement of its own: the lock must be free again when the caller's code runs.
         let found = self.lock().close(report);
         match found {
-            Some((flight, counted_on)) => {
+            Some((flight, more, counted_on)) => {
                 let dead = report.dead && !self.closing.load(Ordering::Acquire);
                 let outcome = if counted_on { Outcome::Unproven } else { outcome(report, dead) };
-                self.deliver(flight, outcome);
+                self.deliver(flight, outcome, more);
             }
             None => tracing::error!(target: "kafka", ticket = report.ticket, "report for an unknown record"),
         }
@@ -377,13 +426,13 @@ impl<T> Ledger<T> {
         let left: Vec<Flight<T>> = self.lock().flights.drain().map(|(_, flight)| flight).collect();
         for flight in left {
             let error = "the Kafka client was closed before the broker answered".to_owned();
-            self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend });
+            self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend }, 0);
         }
     }
 
-    fn deliver(&self, flight: Flight<T>, outcome: Outcome) {
+    fn deliver(&self, flight: Flight<T>, outcome: Outcome, more: usize) {
         let Flight { partition, value, token } = flight;
-        let delivery = Delivery { partition, token, value, outcome };
+        let delivery = Delivery { partition, token, value, outcome, more };
         if catch_unwind(AssertUnwindSafe(|| (self.on_delivery)(delivery))).is_err() {
             tracing::error!(target: "kafka", partition, "the handler of delivery reports panicked");
         }

@@ -10,7 +10,9 @@ mod path;
 mod plan;
 
 pub use blake3;
-pub use digest::{DigestTree, Subtree, TreeError, subtree_count, subtrees, whole_digest};
+pub use digest::{
+    DigestTree, Subtree, TreeError, subtree_count, subtrees, subtrees_while_read, whole_digest,
+};
 pub use envelope::{
     Body, DecodeError, FileMeta, HEADER_MAX_BYTES, Header, KEY_MAX_BYTES, Kind, MAGIC, Record, VERSION,
     decode, encode, key, prefix_len, write_prefix,

@@ -187,7 +187,7 @@ impl Broker {
 
     fn report(&mut self, index: usize, outcome: Outcome) -> Delivery<Flight> {
         let Handed { partition, value, flight } = self.in_flight.swap_remove(index).handed;
-        Delivery { partition, token: flight, value, outcome }
+        Delivery { partition, token: flight, value, outcome, more: 0 }
     }
 
     fn append(&mut self, handed: &Handed, trace: &Trace) -> i64 {
@@ -219,7 +219,7 @@ impl Broker {
         let number = if let Body::Chunk { index, .. } = record.body { index } else { 0 };
         let piece = (record.body.kind(), number);
         let log = &mut self.logs[partition];
-        log.push(Logged { value: handed.value.as_slice().into(), id, attempt, piece });
+        log.push(Logged { value: (&*handed.value).into(), id, attempt, piece });
         log.len() as i64 - 1
     }
 }

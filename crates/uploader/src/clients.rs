@@ -2,7 +2,8 @@
 //!
 //! A client has one connection to each broker, and on it waits for the answers to a few requests, one chunk each
 //! ([`kafka::requests_in_flight`]). So it carries at most that many chunks per round trip and broker: beside the broker more
-//! than the disk gives, over a long way little. With TLS its one thread per connection also encrypts. What must never
+//! than the disk gives, over a long way little. A broker reads the next request of a connection only when it has answered the
+//! one before, so a single broker is kept busy by two. With TLS a client's one thread per connection also encrypts. What must never
 //! happen here: more clients than partitions, or a number that depends on anything but the arguments.
 
 use std::time::Duration;
@@ -11,8 +12,13 @@ use std::time::Duration;
 pub const NEAR: Duration = Duration::from_millis(5);
 /// Fuller than this no line is assumed to become: 10 Gbit/s. More clients would only cost threads and connections.
 const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
+/// What a broker beside us takes from one connection in a second, at least where its disk is not what it waits for: while it appends a
+/// request of one connection, it can receive from another (decision 12).
+const CONNECTION_BYTES_PER_SECOND: f64 = 0.7e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
+/// Bytes on their way beside the broker at least: with half of it uploads are slower (decision 13).
+const BYTES_NEAR: u64 = 32 * 1024 * 1024;
 /// Most clients that are chosen without being asked for; each is two threads, and per broker another and a connection.
 const CHOSEN_MAX: usize = 8;
 
@@ -61,8 +67,21 @@ pub fn number(situation: Situation) -> usize {
     } else {
         1
     };
-    let chosen = for_the_way.max(for_the_cipher).min(CHOSEN_MAX);
+    let for_the_broker = (line / (leaders * CONNECTION_BYTES_PER_SECOND)).ceil() as usize;
+    let chosen = for_the_way.max(for_the_broker).max(for_the_cipher).min(CHOSEN_MAX);
     situation.wanted.unwrap_or(chosen).clamp(1, partitions)
+}
+
+/// Bytes that may be on their way at once, of `most`: over a long way all of them; beside the broker what the connections carry, and
+/// twice that to have been read ahead, so that what is read is sent while it is in the processor's cache.
+pub fn bytes_on_their_way(situation: Situation, most: u64) -> u64 {
+    if situation.round_trip > NEAR {
+        return most;
+    }
+    let connections = number(situation).saturating_mul(situation.leaders.max(1));
+    let requests = connections.saturating_mul(situation.requests.max(1)) as u64;
+    let flying = requests.saturating_mul(u64::from(situation.chunk_size));
+    flying.saturating_mul(3).max(BYTES_NEAR).min(most)
 }
 
 #[cfg(test)]
@@ -84,11 +103,11 @@ mod tests {
     };
 
     #[test]
-    fn one_beside_the_broker_and_more_over_a_long_way() {
+    fn two_beside_the_broker_and_more_over_a_long_way() {
         let far =
             |milliseconds| number(Situation { round_trip: Duration::from_millis(milliseconds), ..NEAR });
-        assert_eq!(number(NEAR), 1);
-        assert_eq!([far(0), far(5), far(6), far(20), far(50), far(500)], [1, 1, 2, 5, 8, 8]);
+        assert_eq!(number(NEAR), 2);
+        assert_eq!([far(0), far(5), far(6), far(20), far(50), far(500)], [2, 2, 2, 5, 8, 8]);
         assert_eq!(number(Situation { round_trip: Duration::MAX, ..NEAR }), 8);
     }
 
@@ -111,12 +130,27 @@ mod tests {
         assert_eq!(number(Situation { rate_max: Some(100_000_000), ..far }), 1);
         assert_eq!(number(Situation { partition_rate_max: Some(985_000), ..far }), 1);
         assert_eq!(number(Situation { requests: 16, ..far }), 2);
+        assert_eq!(number(Situation { leaders: 2, ..NEAR }), 1);
+        assert_eq!(number(Situation { rate_max: Some(500_000_000), ..NEAR }), 1);
+    }
+
+    #[test]
+    fn beside_the_broker_less_is_read_ahead_than_over_a_long_way() {
+        let most = 64 << 20;
+        assert_eq!(bytes_on_their_way(NEAR, most), 32 << 20);
+        assert_eq!(bytes_on_their_way(Situation { leaders: 3, ..NEAR }, most), 45 * 1_032_192);
+        assert_eq!(bytes_on_their_way(Situation { leaders: 30, ..NEAR }, most), most);
+        assert_eq!(bytes_on_their_way(NEAR, 4 << 20), 4 << 20);
+        let far = Situation { round_trip: Duration::from_millis(50), ..NEAR };
+        assert_eq!(bytes_on_their_way(far, most), most);
+        let huge = Situation { leaders: usize::MAX, chunk_size: u32::MAX, ..NEAR };
+        assert_eq!(bytes_on_their_way(huge, most), most);
     }
 
     #[test]
     fn a_cipher_takes_a_thread_more_where_there_are_processors() {
         assert_eq!(number(Situation { encrypted: true, ..NEAR }), 3);
-        assert_eq!(number(Situation { encrypted: true, processors: 2, ..NEAR }), 1);
+        assert_eq!(number(Situation { encrypted: true, processors: 2, ..NEAR }), 2);
         assert_eq!(number(Situation { encrypted: true, leaders: 3, ..NEAR }), 1);
     }
 }

@@ -9,6 +9,7 @@
 //! acknowledged WHOLE, END or ABORT. What must never happen in this crate: a file sent in a mixture of two versions, a
 //! file counted as sent that Kafka has not acknowledged, a file put away before that is written down.
 
+mod bell;
 mod broker;
 mod clients;
 mod disposal;

@@ -4,10 +4,11 @@
 //! life. What must never happen here: a record that is neither reported nor handed back, a send that waits, or two
 //! clients for one partition at a time, beyond what a predecessor still has.
 
+use crate::bell::{Bell, bell};
 use crate::scheduler::Token;
 use crate::turns::{Held, Turns};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings};
+use kafka::{Delivery, Outcome, Producer, ProducerTuning, Rejected, Settings, Value};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 const REPLACE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A record of at least so many bytes shares no batch with another of its size (`batch.size` is 1,000,000).
 const FULL_BATCH_BYTES: usize = 500_001;
+/// Acknowledgements of full batches that wait for each other, as long as their partitions have more under way.
+const REPORTS_TOGETHER: usize = 6;
 /// Records of a partition that the simulation's clients have at most: few, so that some are held back.
 const HANDED_IN_FLIGHT: usize = 4;
 /// A client that does not end in this time when the process is to end is left behind.
@@ -44,12 +47,32 @@ pub struct Link {
     members: Vec<Member>,
     /// Of the next client.
     number: u64,
-    outbox: Sender<Delivery<Flight>>,
+    outbox: Outbox,
     /// Reports; holds every record that may be outstanding, so that no client's thread ever waits.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
     /// Full batches that a client would only turn around and around.
     turns: Turns,
+}
+
+/// Where the clients' threads put their reports.
+#[derive(Clone)]
+struct Outbox {
+    reports: Sender<Delivery<Flight>>,
+    bell: Bell,
+}
+
+impl Outbox {
+    fn put(&self, delivery: Delivery<Flight>) {
+        let may_wait = delivery.value.len() >= FULL_BATCH_BYTES
+            && delivery.more > 0
+            && matches!(delivery.outcome, Outcome::Acknowledged { .. });
+        // The channel holds all that may be outstanding; an error means that the process ends.
+        let _the_engine_is_gone = self.reports.send(delivery);
+        if !may_wait || self.reports.len() >= REPORTS_TOGETHER {
+            self.bell.ring();
+        }
+    }
 }
 
 /// One of the clients, and its successors when it dies.
@@ -74,20 +97,23 @@ pub struct Handed {
     /// Where it goes.
     pub partition: i32,
     /// Its bytes.
-    pub value: Vec<u8>,
+    pub value: Value,
     /// What its report must bring back.
     pub flight: Flight,
 }
 
 impl Link {
-    /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out.
+    /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out; `bell` says
+    /// when their reports should be looked at.
     pub fn new(
         settings: Settings,
         tuning: ProducerTuning,
         outstanding_max: usize,
         clients: usize,
+        bell: Bell,
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
+        let outbox = Outbox { reports: outbox, bell };
         let (members, old) = (Vec::new(), Vec::new());
         let turns = Turns::new(kafka::partition_in_flight(&settings, &tuning), FULL_BATCH_BYTES);
         let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old, turns };
@@ -112,7 +138,7 @@ impl Link {
             tuning,
             members,
             number: clients,
-            outbox: outbox.clone(),
+            outbox: Outbox { reports: outbox.clone(), bell: bell().0 },
             reports,
             old: Vec::new(),
             turns: Turns::new(Some(HANDED_IN_FLIGHT), 0),
@@ -144,11 +170,11 @@ impl Link {
     pub fn send(
         &mut self,
         key: &[u8],
-        value: Vec<u8>,
+        value: impl Into<Value>,
         token: Token,
         tries: u32,
     ) -> Result<(), Box<Rejected<Flight>>> {
-        match self.turns.begin(Held { key: key.to_vec(), value, token, tries }) {
+        match self.turns.begin(Held { key: key.to_vec(), value: value.into(), token, tries }) {
             Some(held) => self.hand_over(held),
             None => Ok(()),
         }
@@ -263,14 +289,9 @@ impl Link {
     }
 }
 
-fn start(
-    settings: &Settings,
-    tuning: &ProducerTuning,
-    outbox: &Sender<Delivery<Flight>>,
-) -> kafka::Result<Producer<Flight>> {
+fn start(settings: &Settings, tuning: &ProducerTuning, outbox: &Outbox) -> kafka::Result<Producer<Flight>> {
     let outbox = outbox.clone();
-    // The channel holds all that may be outstanding; an error means that the process ends.
-    Producer::new(settings, tuning, Box::new(move |delivery| drop(outbox.send(delivery))))
+    Producer::new(settings, tuning, Box::new(move |delivery| outbox.put(delivery)))
 }
 
 #[cfg(test)]
@@ -278,10 +299,32 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
     use crate::scheduler::{Key, Piece, Slot};
-    use kafka::{Disposition, Outcome};
+    use kafka::Disposition;
 
     /// Longest wait for the client's own thread.
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_engine_is_woken_for_what_somebody_waits_for() {
+        let (reports, all) = bounded(100);
+        let (bell, rung) = bell();
+        let outbox = Outbox { reports, bell };
+        let put = |bytes, more, outcome| {
+            let token = token(1);
+            let flight = Flight { token, tries: 0, producer: 0 };
+            outbox.put(Delivery { partition: 0, token: flight, value: vec![0; bytes].into(), outcome, more });
+            rung.try_recv().is_ok()
+        };
+        let acknowledged = || Outcome::Acknowledged { offset: 7 };
+        assert!(put(4_096, 9, acknowledged()), "a small file's");
+        assert!(put(FULL_BATCH_BYTES, 0, acknowledged()), "the partition has nothing else under way");
+        assert!(put(FULL_BATCH_BYTES, 9, Outcome::Unproven));
+        assert_eq!(all.try_iter().count(), 3);
+        let alone = (1..REPORTS_TOGETHER).filter(|_| put(FULL_BATCH_BYTES, 9, acknowledged())).count();
+        assert_eq!(alone, 0, "full batches wait for each other");
+        assert!(put(FULL_BATCH_BYTES, 9, acknowledged()));
+        assert_eq!(all.try_iter().count(), REPORTS_TOGETHER);
+    }
 
     fn link() -> Link {
         link_of(1)
@@ -297,7 +340,7 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients).unwrap()
+        Link::new(settings, tuning, 100, clients, bell().0).unwrap()
     }
 
     fn fail(link: &Link) {
@@ -385,7 +428,7 @@ mod tests {
         for _ in 0..3 {
             let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
             assert!(matches!(delivery.outcome, Outcome::Failed { .. }), "{:?}", delivery.outcome);
-            assert_eq!(delivery.value, vec![delivery.token.token.key.0 as u8; 10]);
+            assert_eq!(*delivery.value, vec![delivery.token.token.key.0 as u8; 10]);
             replaced += u32::from(link.died(delivery.token, Duration::ZERO).unwrap());
             keys.push(delivery.token.token.key.0);
         }

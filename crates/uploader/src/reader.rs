@@ -3,11 +3,13 @@
 //! What must never happen here: bytes of two versions of a file in one transfer. The identity is compared before the
 //! first read, after every read, and, by [`Job::Verify`], on the open file and under its name after the last one.
 
+use crate::bell::Bell;
 use crate::scheduler::{Key, Subtrees, Token, Trouble};
 use crate::spool::{Identity, SpoolDir, open_for_reading};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use daemon::status::Stage;
+use kafka::Value;
 use mutation::Mutation;
 use protocol::{Digest, Header, Kind, RelativePath};
 use std::fs::File;
@@ -18,10 +20,15 @@ use std::thread::JoinHandle;
 
 /// Reading threads: one waits for the disk while the other hashes.
 const THREADS: usize = 2;
+/// Results that wait for each other, as long as there are more jobs.
+const OUTCOMES_TOGETHER: usize = 4;
 /// Buffers kept for reuse, at most; what is on its way is bounded by the scheduler's credits.
 const SPARE_BUFFERS_MAX: usize = 64;
 /// Bytes of them, at most: buffers grow to the largest chunk they were used for.
 const SPARE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Payloads begin at a multiple of so many bytes in memory, a line of the processor's cache: the kernel's copy out of the page cache
+/// takes a quarter to a half longer to other places (0.12 against 0.15 to 0.20 s/GiB).
+const ALIGNMENT: usize = 64;
 
 /// Where a file lies.
 #[derive(Clone, Debug)]
@@ -112,7 +119,7 @@ pub enum Outcome {
     /// [`Job::Whole`]: the room, then the file's bytes.
     Whole(Token, Vec<u8>, Digest),
     /// [`Job::Chunk`]: a record ready to be sent.
-    Chunk(Token, Vec<u8>, Subtrees),
+    Chunk(Token, Value, Subtrees),
     /// [`Job::Verify`].
     Verified(Key),
     /// [`Job::Open`] or [`Job::Verify`] failed.
@@ -135,14 +142,21 @@ struct Spare {
 }
 
 impl Buffers {
-    /// A buffer of exactly `len` bytes with whatever is in it.
-    fn take(&self, len: usize) -> Vec<u8> {
+    /// A buffer with whatever is in it, and where in it a record of `len` bytes begins so that its byte `room` is aligned.
+    fn take(&self, room: usize, len: usize) -> (Vec<u8>, usize) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = spare.buffers.pop().unwrap_or_default();
         spare.bytes = spare.bytes.saturating_sub(buffer.capacity());
         drop(spare);
-        buffer.resize(len, 0);
-        buffer
+        let needed = ALIGNMENT + len;
+        if buffer.capacity() < needed {
+            // Exactly so large, and nothing of the old one copied.
+            buffer = Vec::with_capacity(needed);
+        }
+        buffer.resize(needed, 0);
+        let from = buffer.as_ptr().wrapping_add(room).align_offset(ALIGNMENT).min(ALIGNMENT);
+        buffer.truncate(from + len);
+        (buffer, from)
     }
 
     /// Keeps a buffer for the next chunk, unless there are enough or it is a small file's.
@@ -176,10 +190,11 @@ impl Readers {
         (Readers { jobs: Some(jobs), outcomes, threads: Vec::new() }, inbox, outbox)
     }
 
-    /// Starts the threads; `outstanding_max` bounds the jobs the caller has out at any time.
+    /// Starts the threads; `outstanding_max` bounds the jobs the caller has out at any time; `bell` says when to look at their results.
     pub fn start(
         buffers: &Arc<Buffers>,
         outstanding_max: usize,
+        bell: &Bell,
         stage: impl Fn(&str) -> Stage,
     ) -> io::Result<Readers> {
         let (jobs, inbox) = bounded::<Job>(outstanding_max);
@@ -187,13 +202,18 @@ impl Readers {
         let threads = (0..THREADS)
             .map(|number| {
                 let (inbox, outbox, buffers) = (inbox.clone(), outbox.clone(), Arc::clone(buffers));
+                let bell = bell.clone();
                 let name = format!("reader-{number}");
                 let stage = stage(&name);
                 std::thread::Builder::new().name(name).spawn(move || {
-                    for job in inbox {
+                    for job in &inbox {
                         let _work = stage.work();
                         if outbox.send(work(job, &buffers)).is_err() {
                             return;
+                        }
+                        // Another result follows soon while there are jobs.
+                        if inbox.is_empty() || outbox.len() >= OUTCOMES_TOGETHER {
+                            bell.ring();
                         }
                     }
                 })
@@ -262,18 +282,22 @@ fn read_chunk(
     header: &Header,
     index: u64,
     buffers: &Buffers,
-) -> Result<(Vec<u8>, Subtrees), Trouble> {
+) -> Result<(Value, Subtrees), Trouble> {
     let piece = wire::chunk_piece(header, index);
-    let mut record = buffers.take(piece.room + piece.len);
-    let read = open.read_exactly(&mut record[piece.room..], piece.offset).and_then(|()| open.is_same());
-    if let Err(trouble) = read {
-        buffers.give_back(record);
-        return Err(trouble);
-    }
-    let subtrees = protocol::subtrees(piece.offset, &record[piece.room..], piece.is_last);
+    let (mut buffer, from) = buffers.take(piece.room, piece.room + piece.len);
+    let payload = &mut buffer[from + piece.room..];
+    let read = |at, part: &mut [u8]| open.read_exactly(part, at);
+    let subtrees = protocol::subtrees_while_read(piece.offset, payload, piece.is_last, read);
+    let subtrees = match subtrees.and_then(|subtrees| open.is_same().map(|()| subtrees)) {
+        Ok(subtrees) => subtrees,
+        Err(trouble) => {
+            buffers.give_back(buffer);
+            return Err(trouble);
+        }
+    };
     let values: Vec<Digest> = subtrees.iter().map(|subtree| subtree.value).collect();
-    protocol::write_prefix(header, Kind::Chunk, index, &values, &mut record[..piece.room]);
-    Ok((record, subtrees))
+    protocol::write_prefix(header, Kind::Chunk, index, &values, &mut buffer[from..from + piece.room]);
+    Ok((Value::new(buffer, from), subtrees))
 }
 
 impl OpenFile {

@@ -6,6 +6,7 @@
 //! while its partition has nothing under way.
 
 use crate::scheduler::Token;
+use kafka::Value;
 use std::collections::VecDeque;
 
 /// A record that waits for its turn.
@@ -14,7 +15,7 @@ pub struct Held {
     /// Its key.
     pub key: Vec<u8>,
     /// Its bytes.
-    pub value: Vec<u8>,
+    pub value: Value,
     /// Which it is.
     pub token: Token,
     /// How often it was sent before.
@@ -89,7 +90,7 @@ mod tests {
     fn held(number: u64, partition: u32, bytes: usize) -> Held {
         let slot = Slot { partition, bytes: bytes as u64, small: false };
         let token = Token { key: Key(number), attempt: 0, piece: Piece::Chunk(number), slot };
-        Held { key: Vec::new(), value: vec![0; bytes], token, tries: 0 }
+        Held { key: Vec::new(), value: vec![0; bytes].into(), token, tries: 0 }
     }
 
     #[test]

@@ -343,8 +343,8 @@ pub(crate) const TABLE: &[Property] = &[
         "Producer clients, never more than there are partitions; each partition belongs to one of them. A client awaits the \
          answers to 5 chunks per broker at a time, so over a long way to the broker one is too slow: 5 MiB per round trip. \
          auto: by the round trip measured at the start, by brokers, processors and whether connections are encrypted, as many \
-         as keep 10 Gbit/s busy (or what rate_max and partition_rate_max allow), at most 8; beside the broker that is 1. The \
-         line at the start tells how many.",
+         as keep 10 Gbit/s busy (or what rate_max and partition_rate_max allow), at most 8; beside a single broker that is 2, \
+         so that it receives while it appends. The line at the start tells how many.",
     ),
     up(
         "rate_max",

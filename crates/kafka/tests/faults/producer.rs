@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kafka::{Delivery, Disposition, Outcome, Producer, Split};
+use kafka::{Delivery, Disposition, Outcome, Producer, Split, Value};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::common::{
@@ -32,7 +32,7 @@ fn records_are_acknowledged_with_their_offsets_and_the_buffers_come_back() {
     for delivery in reports.take(30) {
         let token = delivery.token;
         assert_eq!(delivery.partition, i32::try_from(token % 3).unwrap());
-        assert_eq!(delivery.value, vec![u8::try_from(token).unwrap(); 1_000]);
+        assert_eq!(*delivery.value, vec![u8::try_from(token).unwrap(); 1_000]);
         assert_eq!(delivery.outcome, Outcome::Acknowledged { offset: i64::try_from(token / 3).unwrap() });
     }
     assert_eq!(producer.complaint(), None);
@@ -40,7 +40,7 @@ fn records_are_acknowledged_with_their_offsets_and_the_buffers_come_back() {
 }
 
 #[test]
-fn large_and_empty_values_arrive_as_they_were() {
+fn large_empty_and_partial_values_arrive_as_they_were() {
     let mock = mock(1);
     let reports = Reports::default();
     let producer = Producer::new(&settings(&mock), &producer_tuning(), reports.handler()).unwrap();
@@ -49,8 +49,12 @@ fn large_and_empty_values_arrive_as_they_were() {
         (0..1_048_527_u32 - 36 - 3).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
     producer.send(0, b"key", large.clone(), 0).unwrap();
     producer.send(0, b"", Vec::new(), 1).unwrap();
+    producer.send(0, b"", Value::new(vec![1, 2, 3, 4], 2), 2).unwrap();
+    producer.send(0, b"", Value::new(vec![1, 2], 9), 3).unwrap();
     assert!(producer.flush(TIMEOUT));
-    reports.take(2);
+    let back = reports.take(4);
+    let part = back.into_iter().find(|delivery| delivery.token == 2).unwrap();
+    assert_eq!((&*part.value, part.value.clone().into_buffer()), (&[3, 4][..], vec![1, 2, 3, 4]));
     let (set, mut readers) = start(&mock, &[(0, 0)], Split::PerPartition);
     let seen = read_until(&mut readers[0], at_end);
     drop(readers);
@@ -62,7 +66,7 @@ fn large_and_empty_values_arrive_as_they_were() {
             _ => None,
         })
         .collect();
-    assert_eq!(values, [large.as_slice(), b""]);
+    assert_eq!(values, [large.as_slice(), b"", &[3, 4], b""]);
 }
 
 #[test]
@@ -84,7 +88,10 @@ fn a_full_queue_gives_the_record_back_to_be_sent_later() {
     let producer = Producer::new(&settings_for(&nobody(), "files"), &tuning, reports.handler()).unwrap();
     producer.send(0, b"", vec![1; 1_000], 0).unwrap();
     let rejected = producer.send(0, b"", vec![2; 1_000], 1).unwrap_err();
-    assert_eq!((rejected.retry, rejected.token, rejected.value), (Disposition::Resend, 1, vec![2; 1_000]));
+    assert_eq!(
+        (rejected.retry, rejected.token, rejected.value.to_vec()),
+        (Disposition::Resend, 1, vec![2; 1_000])
+    );
     drop(producer);
     assert_eq!(retry_of(&reports.take(1)[0]), Disposition::Resend);
 }

@@ -10,7 +10,7 @@ use crate::records::{Change, Request, Row};
 use crate::scheduler::{Action, Again, Event, Key, Piece, Refusal, Step, Token, Trouble};
 use crate::wire;
 use daemon::{Exit, Stop};
-use kafka::{Disposition, Rejected};
+use kafka::{Disposition, Rejected, Value};
 use protocol::{Digest, Header, Kind};
 use std::time::Duration;
 
@@ -199,7 +199,13 @@ impl Engine {
     }
 
     /// Hands a record to the producer.
-    pub(super) fn send(&mut self, key: &[u8], value: Vec<u8>, token: Token, tries: u32) -> Result<(), Stop> {
+    pub(super) fn send(
+        &mut self,
+        key: &[u8],
+        value: impl Into<Value>,
+        token: Token,
+        tries: u32,
+    ) -> Result<(), Stop> {
         if self.outstanding.records == 0 {
             self.last_acknowledged = self.now();
         }
@@ -243,7 +249,7 @@ impl Engine {
     pub(super) fn came_back(
         &mut self,
         flight: Flight,
-        value: Vec<u8>,
+        value: Value,
         error: &str,
         retry: Disposition,
     ) -> Result<(), Stop> {
@@ -271,7 +277,7 @@ impl Engine {
             );
         }
         match self.scheduler.came_back(token, refusal) {
-            Again::Drop => self.buffers.give_back(value),
+            Again::Drop => self.buffers.give_back(value.into_buffer()),
             Again::Resend => {
                 let wait = (RESEND_MIN * 2u32.saturating_pow(flight.tries.min(16))).min(RESEND_MAX);
                 self.parked_number += 1;
@@ -306,7 +312,7 @@ impl Engine {
             let Parked { token, tries, value } = entry.remove();
             // Asked again: the transfer may have gone another way meanwhile.
             match self.scheduler.came_back(token, Refusal::Unknown) {
-                Again::Drop => self.buffers.give_back(value),
+                Again::Drop => self.buffers.give_back(value.into_buffer()),
                 Again::Resend => {
                     let (kind, index) = match token.piece {
                         Piece::Whole => (Kind::Whole, 0),

@@ -34,10 +34,10 @@ use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Scheduler, Token};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir, SpoolHandle};
 use crate::wire;
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
 use daemon::{Clock, Context, Exit, Stop, Throttle, UploaderSettings};
 use files::Files;
-use kafka::TopicInfo;
+use kafka::{TopicInfo, Value};
 use offers::Failures;
 use protocol::Name;
 use std::collections::{BTreeMap, VecDeque};
@@ -72,7 +72,7 @@ struct Spool {
 struct Parked {
     token: Token,
     tries: u32,
-    value: Vec<u8>,
+    value: Value,
 }
 
 /// What is out at the workers; the bounds of the channels rest on these staying below them.
@@ -96,6 +96,8 @@ pub struct Engine {
     spread: bool,
 
     ledger: LedgerThread,
+    /// Readers or clients have something to report that should be looked at.
+    rung: Receiver<()>,
     readers: Readers,
     buffers: Arc<Buffers>,
     link: Link,
@@ -197,14 +199,8 @@ impl Engine {
                 Ok(report) => self.ledger_report(report)?,
                 Err(_) => return Err(self.worker_died("ledger")),
             },
-            recv(self.readers.outcomes) -> outcome => match outcome {
-                Ok(outcome) => self.read_report(outcome)?,
-                Err(_) => return Err(self.worker_died("reader")),
-            },
-            recv(self.link.reports) -> delivery => match delivery {
-                Ok(delivery) => self.delivered(delivery)?,
-                Err(_) => return Err(self.worker_died("producer")),
-            },
+            // What readers and clients report is taken below.
+            recv(self.rung) -> _ => {}
             recv(self.disposal.reports) -> report => match report {
                 Ok((order, retired)) => self.put_away(order, retired),
                 Err(_) => return Err(self.worker_died("disposal")),
@@ -239,8 +235,11 @@ impl Engine {
             self.ledger_report(report)?;
         }
         for _ in 0..REPORTS_AT_ONCE {
-            let Ok(outcome) = self.readers.outcomes.try_recv() else { break };
-            self.read_report(outcome)?;
+            match self.readers.outcomes.try_recv() {
+                Ok(outcome) => self.read_report(outcome)?,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(self.worker_died("reader")),
+            }
         }
         for _ in 0..REPORTS_AT_ONCE {
             let Ok((order, retired)) = self.disposal.reports.try_recv() else { break };

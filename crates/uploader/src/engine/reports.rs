@@ -13,7 +13,7 @@ use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Piece, State, Step, Token, Topic, Trouble};
 use crate::spool::Retired;
 use daemon::{CHUNK_TARGET, Exit, Stop};
-use kafka::{Delivery, Disposition, Outcome, TopicInfo};
+use kafka::{Delivery, Disposition, Outcome, TopicInfo, Value};
 use mutation::Mutation;
 use std::time::Duration;
 
@@ -71,11 +71,11 @@ impl Engine {
     fn chunk_read(
         &mut self,
         token: Token,
-        record: Vec<u8>,
+        record: Value,
         subtrees: Vec<protocol::Subtree>,
     ) -> Result<(), Stop> {
         if !self.scheduler.chunk_read(token, subtrees) {
-            self.buffers.give_back(record);
+            self.buffers.give_back(record.into_buffer());
             return Ok(());
         }
         let Piece::Chunk(index) = token.piece else { return Ok(()) };
@@ -110,7 +110,7 @@ impl Engine {
         match outcome {
             Outcome::Acknowledged { offset } => {
                 self.acknowledged(flight.token, offset, value.len() as u64);
-                self.buffers.give_back(value);
+                self.buffers.give_back(value.into_buffer());
                 Ok(())
             }
             Outcome::Unproven if mutation::is(Mutation::UnprovenBelieved) => {

@@ -241,6 +241,8 @@ impl Uploader {
             once: false,
             spread,
             ledger,
+            // The simulation looks in every turn.
+            rung: never(),
             readers,
             buffers: Arc::clone(&buffers),
             link,

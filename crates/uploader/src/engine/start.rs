@@ -6,6 +6,7 @@
 use super::actions::configuration;
 use super::offers::Failures;
 use super::{Engine, Outstanding, RECORDS_MAX, Spool};
+use crate::bell::bell;
 use crate::broker::{RecordLimit, Subject, Watch};
 use crate::clients::{self, Situation};
 use crate::disposal::Disposal;
@@ -91,7 +92,6 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let spread = context.license.multi_partition();
     let mut limit = RecordLimit::new(&profile);
     let seen = first_topic(&settings, &topic, limit.of(&topic), spread)?;
-    let limits = limits(&settings, &profile);
     let tuning = ProducerTuning {
         message_max_bytes: protocol::client_message_max(limit.of(&topic)),
         queue_max_kbytes: CLIENT_QUEUE_KIB,
@@ -102,9 +102,11 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let Distance { round_trip, leaders } = watch.distance();
     let situation =
         Situation { spread, partitions: seen.partitions as usize, round_trip, leaders, ..situation };
+    let limits = limits(&settings, &profile, situation);
     let transfers_max = TRANSFERS_MAX + found.len();
     let records_max = RECORDS_MAX + transfers_max;
     let buffers = Arc::new(Buffers::default());
+    let (bell, rung) = bell();
     let thread_stop = |error: std::io::Error| Stop::io("cannot start a thread", &error);
     let mut engine = Engine {
         scheduler: Scheduler::new(Setup {
@@ -122,9 +124,11 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         spread,
         // A transfer has at most a step, a progress record and a retirement out at a time.
         ledger: LedgerThread::start(ledger, 3 * transfers_max, stage("ledger")).map_err(thread_stop)?,
-        readers: Readers::start(&buffers, records_max, stage).map_err(thread_stop)?,
+        readers: Readers::start(&buffers, records_max, &bell, stage).map_err(thread_stop)?,
+        rung,
         buffers,
-        link: Link::new(kafka, tuning, records_max, clients::number(situation)).map_err(configuration)?,
+        link: Link::new(kafka, tuning, records_max, clients::number(situation), bell)
+            .map_err(configuration)?,
         situation,
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
         watch,
@@ -275,10 +279,11 @@ fn first_topic(
     Ok(Topic { chunk_size, chunk_size_max, partitions: partitions as u32, generation: 1 })
 }
 
-fn limits(settings: &UploaderSettings, profile: &ProfileLimits) -> Limits {
+fn limits(settings: &UploaderSettings, profile: &ProfileLimits, situation: Situation) -> Limits {
+    // A quarter for what is on its way; the rest is for the client, the ledger and the queues.
+    let most = (settings.common.memory_max / 4).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX);
     Limits {
-        // A quarter for what is on its way; the rest is for the client, the ledger and the queues.
-        bytes_max: (settings.common.memory_max / 4).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
+        bytes_max: clients::bytes_on_their_way(situation, most),
         records_max: RECORDS_MAX,
         partition_bytes_max: 0,
         rate_max: settings.rate_max,

@@ -17,12 +17,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_channel::{Receiver, bounded};
 use kafka::{
     Admin, ConsumerSet, ConsumerTuning, Delivery, Outcome, Polled, Position, Producer, ProducerTuning,
-    Reader, Settings, Split,
+    Reader, Settings, Split, Value,
 };
 use testkit::source::DEFAULT_CHUNK_BYTES;
 
 /// Offset and length, both u64 little-endian.
 const HEADER: usize = 16;
+/// What is read from the file begins at a multiple of this in memory, as the uploader's does: the kernel's copy is slower otherwise.
+const ALIGNMENT: usize = 64;
 const MESSAGE_MAX: usize = kafka::DEFAULT_MAX_MESSAGE_BYTES;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -44,6 +46,9 @@ pub(crate) struct Options {
     pub topic: String,
     #[arg(long)]
     pub partitions: i32,
+    /// Producers, each with a connection and partitions of its own.
+    #[arg(long, default_value_t = 1)]
+    pub clients: usize,
     /// Records on their way at most.
     #[arg(long, default_value_t = 32)]
     pub window: usize,
@@ -96,9 +101,9 @@ fn await_go() -> Result<()> {
     Ok(())
 }
 
-/// A producer whose buffers come back through a channel, and how many of its records were not acknowledged.
+/// Producers whose buffers come back through a channel, and how many of their records were not acknowledged.
 struct Sending {
-    producer: Producer<()>,
+    producers: Vec<Producer<()>>,
     buffers: Receiver<Vec<u8>>,
     unproven: Arc<AtomicU64>,
 }
@@ -114,19 +119,22 @@ fn sending(options: &Options, chunk: usize) -> Result<Sending> {
     // As many buffers as may be on their way; each comes back with its report.
     let (give_back, buffers) = bounded(window);
     for _ in 0..window {
-        give_back.send(Vec::with_capacity(HEADER + chunk))?;
+        give_back.send(Vec::with_capacity(ALIGNMENT + HEADER + chunk))?;
     }
     let unproven = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&unproven);
-    let on_delivery = move |delivery: Delivery<()>| {
-        if !matches!(delivery.outcome, Outcome::Acknowledged { .. }) {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-        // Has room for every buffer there is.
-        let _ = give_back.try_send(delivery.value);
+    let start = |_| {
+        let (counted, give_back) = (Arc::clone(&unproven), give_back.clone());
+        let on_delivery = move |delivery: Delivery<()>| {
+            if !matches!(delivery.outcome, Outcome::Acknowledged { .. }) {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            // Has room for every buffer there is.
+            let _ = give_back.try_send(delivery.value.into_buffer());
+        };
+        Ok(Producer::new(&options.settings()?, &tuning, Box::new(on_delivery))?)
     };
-    let producer = Producer::new(&options.settings()?, &tuning, Box::new(on_delivery))?;
-    Ok(Sending { producer, buffers, unproven })
+    let producers = (0..options.clients.max(1)).map(start).collect::<Result<Vec<_>>>()?;
+    Ok(Sending { producers, buffers, unproven })
 }
 
 fn upload(options: &Options, path: &Path) -> Result<()> {
@@ -135,23 +143,29 @@ fn upload(options: &Options, path: &Path) -> Result<()> {
     let chunk = usize::try_from(DEFAULT_CHUNK_BYTES)?;
     // Every partition must have a leader before the first record.
     Admin::new(&options.settings()?)?.all_watermarks(options.partitions, TIMEOUT)?;
-    let Sending { producer, buffers, unproven } = sending(options, chunk)?;
+    let Sending { producers, buffers, unproven } = sending(options, chunk)?;
     say("ready")?;
     await_go()?;
     let (mut at, mut partition) = (0, 0);
     while at < size {
         let mut buffer = buffers.recv()?;
         let length = DEFAULT_CHUNK_BYTES.min(size - at);
-        buffer.resize(HEADER + usize::try_from(length)?, 0);
-        buffer[..8].copy_from_slice(&at.to_le_bytes());
-        buffer[8..HEADER].copy_from_slice(&length.to_le_bytes());
-        file.read_exact_at(&mut buffer[HEADER..], at)?;
-        producer.send(partition, &[], buffer, ()).map_err(|rejected| anyhow!(rejected.error))?;
+        let from = buffer.as_ptr().wrapping_add(HEADER).align_offset(ALIGNMENT).min(ALIGNMENT);
+        buffer.resize(from + HEADER + usize::try_from(length)?, 0);
+        let record = &mut buffer[from..];
+        record[..8].copy_from_slice(&at.to_le_bytes());
+        record[8..HEADER].copy_from_slice(&length.to_le_bytes());
+        file.read_exact_at(&mut record[HEADER..], at)?;
+        let value = Value::new(buffer, from);
+        let producer = &producers[usize::try_from(partition)? % producers.len()];
+        producer.send(partition, &[], value, ()).map_err(|rejected| anyhow!(rejected.error))?;
         at += length;
         partition = (partition + 1) % options.partitions;
     }
-    if !producer.flush(TIMEOUT) {
-        bail!("{} records were not reported", producer.in_flight());
+    for producer in &producers {
+        if !producer.flush(TIMEOUT) {
+            bail!("{} records were not reported", producer.in_flight());
+        }
     }
     let unproven = unproven.load(Ordering::Relaxed);
     if unproven > 0 {
