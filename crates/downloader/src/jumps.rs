@@ -1,4 +1,4 @@
-//! Offsets without a record: a topic that only uploaders write to has none, so they are said.
+//! Offsets without a record: a Kafka topic that only uploaders write to has none, so they are said.
 //!
 //! A batch's offset is not under the batch's sum. One that the broker's disk made larger takes the reader past records that are
 //! there, and nothing else shows it before a file stays unfinished. What must never happen here: a record held back or
@@ -24,8 +24,8 @@ impl Jumps {
     ) -> Option<Range<i64>> {
         let next = self.next.entry(partition).or_insert_with(position);
         let left_out = *next..offset;
-        // A batch may go back behind one that claimed too much.
-        *next = (*next).max(offset.saturating_add(1));
+        // As the client does: behind a batch that claimed too much it goes back.
+        *next = offset.saturating_add(1);
         (!left_out.is_empty()).then_some(left_out)
     }
 
@@ -47,7 +47,8 @@ mod tests {
         assert_eq!(jumps.over(3, 12, || unreachable!()), Some(9..12));
         // Records behind a batch that claimed too much.
         assert_eq!(jumps.over(3, 10, || unreachable!()), None);
-        assert_eq!(jumps.over(3, 13, || unreachable!()), None);
+        assert_eq!(jumps.over(3, 11, || unreachable!()), None);
+        assert_eq!(jumps.over(3, 13, || unreachable!()), Some(12..13));
         // Another partition, whose first offsets are missing.
         assert_eq!(jumps.over(4, 5, || 2), Some(2..5));
         // Read on from behind a batch that was skipped.

@@ -298,6 +298,7 @@ fn drive(
 ) -> Result<Ended, Stop> {
     environment.report.began(shared, multi, &topic, readers.len());
     let status = &environment.context.status;
+    let dense_offsets = environment.profile.dense_offsets;
     let ended = std::thread::scope(|scope| {
         let tasks: Vec<_> = readers
             .into_iter()
@@ -307,7 +308,7 @@ fn drive(
                 let stage = status.stage(&name, DISK_LIMIT);
                 std::thread::Builder::new()
                     .name(name)
-                    .spawn_scoped(scope, move || task::run(reader, shared, &stage))
+                    .spawn_scoped(scope, move || task::run(reader, shared, dense_offsets, &stage))
             })
             .collect();
         let looker = looker(environment, shared, &topic);

@@ -34,7 +34,9 @@ enum Written {
 }
 
 /// Runs until the run ends.
-pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
+///
+/// With `dense_offsets`, offsets that have no record are said.
+pub fn run(mut reader: Reader, shared: &Shared, dense_offsets: bool, stage: &daemon::status::Stage) {
     let mut jumps = Jumps::default();
     while !shared.stopping() {
         if let Some((partition, order)) = shared.unreadable.take_order(reader.partition()) {
@@ -46,7 +48,9 @@ pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
         let unreadable = match polled {
             Polled::Record(record) => {
                 let place = Place { partition: record.partition(), offset: record.offset() };
-                say_jump(&mut jumps, shared, place);
+                if dense_offsets {
+                    say_jump(&mut jumps, shared, place);
+                }
                 handle(shared, place, record.value());
                 None
             }
@@ -70,10 +74,11 @@ pub fn run(mut reader: Reader, shared: &Shared, stage: &daemon::status::Stage) {
 fn say_jump(jumps: &mut Jumps, shared: &Shared, place: Place) {
     let position = || shared.merger().next_of(place.partition);
     let Some(left_out) = jumps.over(place.partition, place.offset, position) else { return };
-    if shared.throttle.allow(("jump", place.partition)).is_some() {
+    if let Some(more) = shared.throttle.allow(("jump", place.partition)) {
+        let more = held_back(more);
         warn!(
             "P{:02}: no record came for offsets {} to {}: compaction or the end of a transaction, or the broker's disk changed the offset of \
-             a batch; records of a file may then be passed over, and it is named as lost or stays unfinished",
+             a batch; records of a file may then be passed over, and it is named as lost or stays unfinished{more}",
             place.partition,
             left_out.start,
             left_out.end - 1
@@ -373,11 +378,16 @@ fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: 
         }
     };
     let Some(more) = shared.throttle.allow((why, header.uploader.as_str())) else { return };
-    let more = if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() };
+    let more = held_back(more);
     let place = format!("P{:02} offset {}", place.partition, place.offset);
     let line =
         format!("{place}: record of {} by {} skipped: {why_text}{more}", name(header), header.uploader);
     if why == Skip::NotAccepted { warn!("{line}") } else { error!("{line}") }
+}
+
+/// What a line says of those like it that were not written.
+fn held_back(more: u64) -> String {
+    if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() }
 }
 
 fn name(header: &Header) -> String {
@@ -388,7 +398,7 @@ fn pass_over<D: Disk>(shared: &Shared<D>, place: Place, why: &str) {
     shared.tallies.undecodable.inc();
     shared.merger().passed(place.partition, place.offset + 1);
     if let Some(more) = shared.throttle.allow(("undecodable", place.partition)) {
-        let more = if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() };
+        let more = held_back(more);
         warn!("P{:02} offset {}: record skipped: {why}{more}", place.partition, place.offset);
     }
 }

@@ -13,7 +13,7 @@ pub const NEAR: Duration = Duration::from_millis(5);
 /// Fuller than this no line is assumed to become: 10 Gbit/s. More clients would only cost threads and connections.
 const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
 /// What a broker beside us takes from one connection in a second, at least where its disk is not what it waits for: while it appends a
-/// request of one connection, it can receive from another (decision 12).
+/// request of one connection, it can receive from another (decision 17).
 const CONNECTION_BYTES_PER_SECOND: f64 = 0.7e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
@@ -58,9 +58,11 @@ pub fn number(situation: Situation) -> usize {
     let line = rates.map(|rate| rate as f64).fold(LINE_BYTES_PER_SECOND, f64::min);
     let leaders = leaders.max(1) as f64;
     let flying = leaders * requests.max(1) as f64 * f64::from(chunk_size.max(1));
-    let far = situation.round_trip > NEAR;
-    let for_the_way =
-        if far { (line * situation.round_trip.as_secs_f64() / flying).ceil() as usize } else { 1 };
+    let for_the_way = if !is_near(situation) {
+        (line * situation.round_trip.as_secs_f64() / flying).ceil() as usize
+    } else {
+        1
+    };
     let for_the_cipher = if situation.encrypted {
         // More threads than processors encrypt nothing faster; the readers, who hash, need theirs.
         ((line / (leaders * TLS_BYTES_PER_SECOND)).ceil() as usize).min(situation.processors / 2)
@@ -72,10 +74,15 @@ pub fn number(situation: Situation) -> usize {
     situation.wanted.unwrap_or(chosen).clamp(1, partitions)
 }
 
+/// Whether the broker is beside us.
+pub fn is_near(situation: Situation) -> bool {
+    situation.round_trip <= NEAR
+}
+
 /// Bytes that may be on their way at once, of `most`: over a long way all of them; beside the broker what the connections carry, and
 /// twice that to have been read ahead, so that what is read is sent while it is in the processor's cache.
 pub fn bytes_on_their_way(situation: Situation, most: u64) -> u64 {
-    if situation.round_trip > NEAR {
+    if !is_near(situation) {
         return most;
     }
     let connections = number(situation).saturating_mul(situation.leaders.max(1));

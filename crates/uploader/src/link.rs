@@ -21,8 +21,11 @@ const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 const REPLACE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A record of at least so many bytes shares no batch with another of its size (`batch.size` is 1,000,000).
 const FULL_BATCH_BYTES: usize = 500_001;
-/// Acknowledgements of full batches that wait for each other, as long as their partitions have more under way.
+/// Beside the broker: acknowledgements of full batches that wait for each other.
 const REPORTS_TOGETHER: usize = 6;
+/// And records that their partition must still have under way meanwhile, of the five that an idempotent client keeps: what follows
+/// them may be waiting here for its turn.
+const UNDER_WAY_MIN: usize = 3;
 /// Records of a partition that the simulation's clients have at most: few, so that some are held back.
 const HANDED_IN_FLIGHT: usize = 4;
 /// A client that does not end in this time when the process is to end is left behind.
@@ -60,12 +63,15 @@ pub struct Link {
 struct Outbox {
     reports: Sender<Delivery<Flight>>,
     bell: Bell,
+    /// Acknowledgements may wait for each other. Over a long way each brings the next record, and the way would be empty meanwhile.
+    near: bool,
 }
 
 impl Outbox {
     fn put(&self, delivery: Delivery<Flight>) {
-        let may_wait = delivery.value.len() >= FULL_BATCH_BYTES
-            && delivery.more > 0
+        let may_wait = self.near
+            && delivery.value.len() >= FULL_BATCH_BYTES
+            && delivery.more >= UNDER_WAY_MIN
             && matches!(delivery.outcome, Outcome::Acknowledged { .. });
         // The channel holds all that may be outstanding; an error means that the process ends.
         let _the_engine_is_gone = self.reports.send(delivery);
@@ -104,16 +110,16 @@ pub struct Handed {
 
 impl Link {
     /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out; `bell` says
-    /// when their reports should be looked at.
+    /// when their reports should be looked at, which has some time beside the broker (`near`).
     pub fn new(
         settings: Settings,
         tuning: ProducerTuning,
         outstanding_max: usize,
         clients: usize,
-        bell: Bell,
+        (bell, near): (Bell, bool),
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
-        let outbox = Outbox { reports: outbox, bell };
+        let outbox = Outbox { reports: outbox, bell, near };
         let (members, old) = (Vec::new(), Vec::new());
         let turns = Turns::new(kafka::partition_in_flight(&settings, &tuning), FULL_BATCH_BYTES);
         let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old, turns };
@@ -138,7 +144,7 @@ impl Link {
             tuning,
             members,
             number: clients,
-            outbox: Outbox { reports: outbox.clone(), bell: bell().0 },
+            outbox: Outbox { reports: outbox.clone(), bell: bell().0, near: false },
             reports,
             old: Vec::new(),
             turns: Turns::new(Some(HANDED_IN_FLIGHT), 0),
@@ -308,22 +314,26 @@ mod tests {
     fn the_engine_is_woken_for_what_somebody_waits_for() {
         let (reports, all) = bounded(100);
         let (bell, rung) = bell();
-        let outbox = Outbox { reports, bell };
-        let put = |bytes, more, outcome| {
-            let token = token(1);
-            let flight = Flight { token, tries: 0, producer: 0 };
+        let mut outbox = Outbox { reports, bell, near: true };
+        let put = |outbox: &Outbox, bytes, more, outcome| {
+            let flight = Flight { token: token(1), tries: 0, producer: 0 };
             outbox.put(Delivery { partition: 0, token: flight, value: vec![0; bytes].into(), outcome, more });
             rung.try_recv().is_ok()
         };
         let acknowledged = || Outcome::Acknowledged { offset: 7 };
-        assert!(put(4_096, 9, acknowledged()), "a small file's");
-        assert!(put(FULL_BATCH_BYTES, 0, acknowledged()), "the partition has nothing else under way");
-        assert!(put(FULL_BATCH_BYTES, 9, Outcome::Unproven));
+        assert!(put(&outbox, 4_096, 9, acknowledged()), "a small file's");
+        assert!(
+            put(&outbox, FULL_BATCH_BYTES, UNDER_WAY_MIN - 1, acknowledged()),
+            "its partition needs more"
+        );
+        assert!(put(&outbox, FULL_BATCH_BYTES, 9, Outcome::Unproven));
         assert_eq!(all.try_iter().count(), 3);
-        let alone = (1..REPORTS_TOGETHER).filter(|_| put(FULL_BATCH_BYTES, 9, acknowledged())).count();
-        assert_eq!(alone, 0, "full batches wait for each other");
-        assert!(put(FULL_BATCH_BYTES, 9, acknowledged()));
+        let rings = |outbox: &Outbox| put(outbox, FULL_BATCH_BYTES, UNDER_WAY_MIN, acknowledged());
+        assert!((1..REPORTS_TOGETHER).all(|_| !rings(&outbox)), "full batches wait for each other");
+        assert!(rings(&outbox));
         assert_eq!(all.try_iter().count(), REPORTS_TOGETHER);
+        outbox.near = false;
+        assert!((0..3).all(|_| rings(&outbox)), "over a long way none waits");
     }
 
     fn link() -> Link {
@@ -340,7 +350,7 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients, bell().0).unwrap()
+        Link::new(settings, tuning, 100, clients, (bell().0, true)).unwrap()
     }
 
     fn fail(link: &Link) {

@@ -30,6 +30,9 @@ pub struct ProfileLimits {
     pub commit_interval: Duration,
     /// Whether the topic's `max.message.bytes` can be asked for, and the answer believed.
     pub rely_on_describe_configs: bool,
+    /// Whether each offset has a record as long as nobody compacts the topic or writes in transactions. A service with a broker of its
+    /// own makes does not promise it.
+    pub dense_offsets: bool,
     /// Whether `create_topic` can work through the Kafka protocol.
     pub can_create_topic: bool,
     /// librdkafka properties that suit the service; the user's own come before them.
@@ -108,6 +111,7 @@ pub fn profile_limits(profile: Profile, bootstrap: &str) -> ProfileLimits {
         idempotence: true,
         commit_interval: Duration::from_secs(1),
         rely_on_describe_configs: true,
+        dense_offsets: true,
         can_create_topic: true,
         properties: &[("socket.keepalive.enable", "true")],
     };
@@ -123,6 +127,7 @@ pub fn profile_limits(profile: Profile, bootstrap: &str) -> ProfileLimits {
             // 10 commits per second are allowed for all members together.
             commit_interval: Duration::from_secs(5),
             rely_on_describe_configs: false,
+            dense_offsets: false,
             can_create_topic: false,
             properties: &[
                 ("security.protocol", "sasl_ssl"),
@@ -137,6 +142,7 @@ pub fn profile_limits(profile: Profile, bootstrap: &str) -> ProfileLimits {
             // A request over 1,046,528 bytes makes the service close the connection without a word.
             max_record_bytes: Some(1_000_000),
             rely_on_describe_configs: false,
+            dense_offsets: false,
             can_create_topic: false,
             // It drops connections that were idle for 240 s.
             properties: &[

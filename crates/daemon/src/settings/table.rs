@@ -344,7 +344,7 @@ pub(crate) const TABLE: &[Property] = &[
          answers to 5 chunks per broker at a time, so over a long way to the broker one is too slow: 5 MiB per round trip. \
          auto: by the round trip measured at the start, by brokers, processors and whether connections are encrypted, as many \
          as keep 10 Gbit/s busy (or what rate_max and partition_rate_max allow), at most 8; beside a single broker that is 2, \
-         so that it receives while it appends. The line at the start tells how many.",
+         so that it receives while it appends; without a licence 1. The line at the start tells how many.",
     ),
     up(
         "rate_max",

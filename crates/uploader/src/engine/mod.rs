@@ -48,6 +48,8 @@ use std::time::{Duration, Instant};
 const RECORDS_MAX: usize = 4_096;
 /// Reports taken in from one worker before the others have their turn.
 const REPORTS_AT_ONCE: usize = 1_024;
+/// Reports that may lie there without a ring: more than workers let wait for each other.
+const REPORTS_LEFT_MAX: usize = 64;
 /// The picture for the status page is drawn this often while anything moves.
 const PAINT_INTERVAL: Duration = Duration::from_millis(250);
 /// The engine looks around this often when nothing happens.
@@ -264,6 +266,10 @@ impl Engine {
             (true, false) => IDLE_INTERVAL,
             (false, _) => PAINT_INTERVAL,
         };
+        // More reports than are taken at once, and nobody may ring again.
+        if self.link.reports.len().max(self.readers.outcomes.len()) > REPORTS_LEFT_MAX {
+            return Duration::ZERO;
+        }
         let parked = self.parked.keys().next().map(|(due, _)| due.saturating_sub(now));
         let paced = self.scheduler.take_wake().map(|due| due.saturating_sub(now));
         [Some(longest), parked, paced].into_iter().flatten().min().unwrap_or(longest)

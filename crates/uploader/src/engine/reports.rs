@@ -225,11 +225,14 @@ impl Engine {
         self.arrange_clients()
     }
 
-    /// More partitions may need more clients. There are never fewer than there were: idle ones cost little.
+    /// More partitions, or larger chunks, may need more clients and more on its way. There is never less than there was: idle clients
+    /// cost little.
     fn arrange_clients(&mut self) -> Result<(), Stop> {
         let Topic { chunk_size, partitions, .. } = self.scheduler.topic();
         let (spread, partitions) = (self.spread, partitions as usize);
-        let clients = clients::number(Situation { spread, partitions, chunk_size, ..self.situation });
+        let situation = Situation { spread, partitions, chunk_size, ..self.situation };
+        self.scheduler.raise_bytes_max(super::start::bytes_max(&self.settings, situation));
+        let clients = clients::number(situation);
         let before = self.link.clients();
         self.link.grow(clients).map_err(configuration)?;
         if self.link.clients() > before {

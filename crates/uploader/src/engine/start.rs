@@ -127,8 +127,14 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         readers: Readers::start(&buffers, records_max, &bell, stage).map_err(thread_stop)?,
         rung,
         buffers,
-        link: Link::new(kafka, tuning, records_max, clients::number(situation), bell)
-            .map_err(configuration)?,
+        link: Link::new(
+            kafka,
+            tuning,
+            records_max,
+            clients::number(situation),
+            (bell, clients::is_near(situation)),
+        )
+        .map_err(configuration)?,
         situation,
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
         watch,
@@ -279,11 +285,16 @@ fn first_topic(
     Ok(Topic { chunk_size, chunk_size_max, partitions: partitions as u32, generation: 1 })
 }
 
-fn limits(settings: &UploaderSettings, profile: &ProfileLimits, situation: Situation) -> Limits {
+/// Bytes on their way at most, as the way to the broker needs them and `memory_max` allows.
+pub(super) fn bytes_max(settings: &UploaderSettings, situation: Situation) -> u64 {
     // A quarter for what is on its way; the rest is for the client, the ledger and the queues.
     let most = (settings.common.memory_max / 4).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX);
+    clients::bytes_on_their_way(situation, most)
+}
+
+fn limits(settings: &UploaderSettings, profile: &ProfileLimits, situation: Situation) -> Limits {
     Limits {
-        bytes_max: clients::bytes_on_their_way(situation, most),
+        bytes_max: bytes_max(settings, situation),
         records_max: RECORDS_MAX,
         partition_bytes_max: 0,
         rate_max: settings.rate_max,

@@ -114,6 +114,11 @@ impl Credits {
         self.limits.partition_bytes_max = bytes_max;
     }
 
+    /// A larger bound for all together, if it is larger; never a smaller one.
+    pub fn raise_bytes_max(&mut self, bytes_max: u64) {
+        self.limits.bytes_max = self.limits.bytes_max.max(bytes_max);
+    }
+
     /// Whether large files have chunks to send.
     pub fn set_shared(&mut self, shared: bool) {
         self.shared = shared;
@@ -243,6 +248,17 @@ mod tests {
         partition_rate_max: None,
     };
     const ZERO: Duration = Duration::ZERO;
+
+    #[test]
+    fn the_bound_of_all_is_only_ever_raised() {
+        let mut credits = Credits::new(Limits { bytes_max: 3_000, ..LIMITS });
+        let slot = |partition| Slot { partition, bytes: 2_000, small: false };
+        assert!(credits.take(ZERO, slot(0)) && !credits.take(ZERO, slot(1)));
+        credits.raise_bytes_max(2_000);
+        assert_eq!(credits.limits.bytes_max, 3_000);
+        credits.raise_bytes_max(4_000);
+        assert!(credits.take(ZERO, slot(1)) && !credits.take(ZERO, slot(2)));
+    }
 
     #[test]
     fn bounds_hold_in_total_per_partition_and_in_records() {

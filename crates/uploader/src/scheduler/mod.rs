@@ -196,6 +196,11 @@ impl Scheduler {
         self.topic
     }
 
+    /// More may be on its way from now on.
+    pub fn raise_bytes_max(&mut self, bytes_max: u64) {
+        self.credits.raise_bytes_max(bytes_max);
+    }
+
     fn act(&mut self, action: Action) {
         self.actions.push_back(action);
     }
