@@ -231,12 +231,15 @@ impl Engine {
         let Topic { chunk_size, partitions, .. } = self.scheduler.topic();
         let (spread, partitions) = (self.spread, partitions as usize);
         let situation = Situation { spread, partitions, chunk_size, ..self.situation };
-        self.scheduler.raise_bytes_max(super::start::bytes_max(&self.settings, situation));
         let clients = clients::number(situation);
         let before = self.link.clients();
         self.link.grow(clients).map_err(configuration)?;
-        if self.link.clients() > before {
+        let more_clients = self.link.clients() > before;
+        if more_clients {
             tracing::info!("{} producer client(s) from now on, {before} before", self.link.clients());
+        }
+        if more_clients || chunk_size > self.situation.chunk_size {
+            self.scheduler.raise_bytes_max(super::start::bytes_max(&self.settings, situation));
         }
         Ok(())
     }

@@ -246,7 +246,12 @@ impl Uploader {
             readers,
             buffers: Arc::clone(&buffers),
             link,
-            situation: Situation { wanted: Some(CLIENTS as usize), ..Situation::default() },
+            // No chunk is a reason for more bytes on their way than the plan allows.
+            situation: Situation {
+                wanted: Some(CLIENTS as usize),
+                chunk_size: u32::MAX,
+                ..Situation::default()
+            },
             disposal,
             watch,
             spool: None,
