@@ -17,7 +17,7 @@ const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
 const CONNECTION_BYTES_PER_SECOND: f64 = 0.7e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
-/// Bytes on their way beside the broker at least: with half of it uploads are slower (decision 13).
+/// Bytes on their way beside the broker at least: with half of it uploads are slower (decision 17).
 const BYTES_NEAR: u64 = 32 * 1024 * 1024;
 /// Most clients that are chosen without being asked for; each is two threads, and per broker another and a connection.
 const CHOSEN_MAX: usize = 8;
@@ -58,10 +58,10 @@ pub fn number(situation: Situation) -> usize {
     let line = rates.map(|rate| rate as f64).fold(LINE_BYTES_PER_SECOND, f64::min);
     let leaders = leaders.max(1) as f64;
     let flying = leaders * requests.max(1) as f64 * f64::from(chunk_size.max(1));
-    let for_the_way = if !is_near(situation) {
-        (line * situation.round_trip.as_secs_f64() / flying).ceil() as usize
-    } else {
+    let for_the_way = if is_near(situation) {
         1
+    } else {
+        (line * situation.round_trip.as_secs_f64() / flying).ceil() as usize
     };
     let for_the_cipher = if situation.encrypted {
         // More threads than processors encrypt nothing faster; the readers, who hash, need theirs.

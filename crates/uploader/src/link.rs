@@ -109,14 +109,15 @@ pub struct Handed {
 }
 
 impl Link {
-    /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out; `bell` says
-    /// when their reports should be looked at, which has some time beside the broker (`near`).
+    /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out; `bell` is rung
+    /// when their reports should be looked at, which may be somewhat later beside the broker (`near`).
     pub fn new(
         settings: Settings,
         tuning: ProducerTuning,
         outstanding_max: usize,
         clients: usize,
-        (bell, near): (Bell, bool),
+        bell: Bell,
+        near: bool,
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
         let outbox = Outbox { reports: outbox, bell, near };
@@ -350,7 +351,7 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients, (bell().0, true)).unwrap()
+        Link::new(settings, tuning, 100, clients, bell().0, true).unwrap()
     }
 
     fn fail(link: &Link) {

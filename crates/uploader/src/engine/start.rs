@@ -132,7 +132,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
             tuning,
             records_max,
             clients::number(situation),
-            (bell, clients::is_near(situation)),
+            bell,
+            clients::is_near(situation),
         )
         .map_err(configuration)?,
         situation,

@@ -105,7 +105,7 @@ fn chunks_are_records_that_can_be_read_back() {
         let from = index as usize * 2048;
         assert_eq!((found, payload), (index, &content[from..content.len().min(from + 2048)]));
         assert_eq!(values, subtrees.iter().map(|subtree| subtree.value).collect::<Vec<_>>());
-        assert_eq!(payload.as_ptr().align_offset(ALIGNMENT), 0);
+        assert_eq!(payload.as_ptr().align_offset(Value::ALIGNMENT), 0);
         buffers.give_back(record.into_buffer());
     }
 }

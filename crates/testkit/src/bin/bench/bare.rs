@@ -23,8 +23,6 @@ use testkit::source::DEFAULT_CHUNK_BYTES;
 
 /// Offset and length, both u64 little-endian.
 const HEADER: usize = 16;
-/// What is read from the file begins at a multiple of this in memory, as the uploader's does: the kernel's copy is slower otherwise.
-const ALIGNMENT: usize = 64;
 const MESSAGE_MAX: usize = kafka::DEFAULT_MAX_MESSAGE_BYTES;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -119,7 +117,7 @@ fn sending(options: &Options, chunk: usize) -> Result<Sending> {
     // As many buffers as may be on their way; each comes back with its report.
     let (give_back, buffers) = bounded(window);
     for _ in 0..window {
-        give_back.send(Vec::with_capacity(ALIGNMENT + HEADER + chunk))?;
+        give_back.send(Vec::with_capacity(Value::ALIGNMENT + HEADER + chunk))?;
     }
     let unproven = Arc::new(AtomicU64::new(0));
     let start = |_| {
@@ -150,7 +148,7 @@ fn upload(options: &Options, path: &Path) -> Result<()> {
     while at < size {
         let mut buffer = buffers.recv()?;
         let length = DEFAULT_CHUNK_BYTES.min(size - at);
-        let from = buffer.as_ptr().wrapping_add(HEADER).align_offset(ALIGNMENT).min(ALIGNMENT);
+        let from = Value::start(&buffer, HEADER);
         buffer.resize(from + HEADER + usize::try_from(length)?, 0);
         let record = &mut buffer[from..];
         record[..8].copy_from_slice(&at.to_le_bytes());
