@@ -3,7 +3,6 @@
 //! What must never happen here: a topic created by looking for it, an answer taken from a cache, a wait beyond the
 //! caller's timeout, a service that refuses one detail (topic id, limits) taken for a broken one.
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use crate::client::{Client, Context, Kind, POLL_MS, Poller};
 use crate::ffi::{self, PartitionList, code};
 use crate::request::{Request, TopicAnswer};
 use crate::settings::{self, Settings};
+use crate::topic::{Seen, Topic};
 use crate::{Error, Result};
 
 /// Pause before a lookup is tried again.
@@ -288,29 +288,9 @@ impl Admin {
 
     /// Asks a broker (never a cache) for the topic.
     fn metadata(&self, deadline: Instant) -> Result<Seen> {
-        let timeout = ffi::millis(deadline.saturating_duration_since(Instant::now()));
-        let client = self.client();
-        // SAFETY: the client is live; the name is NUL-terminated and copied; null configuration means the default.
-        // The handle is ours: it goes to `TopicHandle`, which gives it back before the client can go.
-        let handle =
-            unsafe { sys::rd_kafka_topic_new(client.as_ptr(), self.c_topic.as_ptr(), std::ptr::null_mut()) };
-        let Some(handle) = std::ptr::NonNull::new(handle).map(TopicHandle) else {
-            return Err(Error::InvalidConfig(format!(
-                "librdkafka does not take the topic name {}",
-                self.topic
-            )));
-        };
-        let mut metadata = std::ptr::null();
-        // SAFETY: live client and handle, a place for the pointer; the wait is bounded.
-        let err = unsafe {
-            ffi::rd_kafka_metadata(client.as_ptr(), 0, handle.0.as_ptr(), &raw mut metadata, timeout)
-        };
-        if err != code::NONE {
-            return Err(client.error(err, &self.topic, ""));
-        }
-        let metadata = MetadataAnswer(metadata);
-        client.complaints().healthy();
-        metadata.topic(&self.topic)
+        let seen = Topic::new(self.client(), &self.c_topic)?.look(self.client(), deadline)?;
+        self.client().complaints().healthy();
+        Ok(seen)
     }
 
     /// The topic's uuid, `None` when it cannot be had.
@@ -353,61 +333,5 @@ impl Drop for Admin {
         // The poll thread is then the last owner and destroys the client; here the wait is bounded.
         self.client = None;
         self.poller.stop(DROP_DEADLINE);
-    }
-}
-
-/// What metadata says about the topic.
-struct Seen {
-    partitions: i32,
-    leaderless: usize,
-    /// Different ones.
-    leaders: usize,
-}
-
-/// A reference to a topic object.
-struct TopicHandle(std::ptr::NonNull<sys::rd_kafka_topic_t>);
-
-impl Drop for TopicHandle {
-    fn drop(&mut self) {
-        // SAFETY: our own reference, not used after this.
-        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
-    }
-}
-
-/// An answer to a metadata request.
-struct MetadataAnswer(*const sys::rd_kafka_metadata);
-
-impl MetadataAnswer {
-    fn topic(&self, topic: &str) -> Result<Seen> {
-        // SAFETY: librdkafka filled the structure: `topics` has `topic_cnt` entries and `partitions` of each has
-        // `partition_cnt`. Error codes are read as numbers, and no reference is made to a struct holding one.
-        unsafe {
-            let missing = || Error::TopicMissing { topic: topic.to_owned() };
-            if (*self.0).topic_cnt < 1 {
-                return Err(missing());
-            }
-            let entry = (*self.0).topics;
-            let err = ffi::stored_code(&raw const (*entry).err);
-            if err != code::NONE && err != code::LEADER_NOT_AVAILABLE {
-                return Err(ffi::classify(err, topic, ""));
-            }
-            let count = (*entry).partition_cnt;
-            if count < 1 {
-                return Err(missing());
-            }
-            let partitions = (*entry).partitions;
-            let leader = |i: usize| (*partitions.add(i)).leader;
-            let all: Vec<i32> = (0..usize::try_from(count).unwrap_or(0)).map(leader).collect();
-            let leaderless = all.iter().filter(|leader| **leader < 0).count();
-            let leaders = all.into_iter().filter(|leader| *leader >= 0).collect::<BTreeSet<i32>>().len();
-            Ok(Seen { partitions: count, leaderless, leaders })
-        }
-    }
-}
-
-impl Drop for MetadataAnswer {
-    fn drop(&mut self) {
-        // SAFETY: ours, made by `rd_kafka_metadata`, not used after this.
-        unsafe { sys::rd_kafka_metadata_destroy(self.0) }
     }
 }

@@ -26,6 +26,7 @@ mod questions;
 mod reader;
 mod request;
 mod settings;
+mod topic;
 mod unpack;
 
 pub use acl::{Act, Thing};

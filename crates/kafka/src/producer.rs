@@ -4,19 +4,18 @@
 //! twice or never, an acknowledgement without an offset, a drop that waits for a broker.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as sys;
 
+use crate::Result;
 use crate::client::{Client, Context, Kind, POLL_MS, Poller, Report, ticket_pointer};
 use crate::ffi::{self, code};
 use crate::settings::{self, Settings};
-use crate::{Error, Result};
+use crate::topic::Topic;
 
 /// After a purge librdkafka reports at once; this is only for a machine in trouble.
 const PURGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -24,6 +23,9 @@ const PURGE_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_AGAIN_MS: std::ffi::c_int = 100;
 /// Dropping waits this long for reports and librdkafka's threads, then leaves the rest to the poll thread.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between two questions of a client that is being connected, after an error.
+const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Sizes and switches of a producer.
 #[derive(Debug, Clone)]
@@ -129,8 +131,6 @@ pub struct Delivery<T> {
     pub value: Value,
     /// What became of it.
     pub outcome: Outcome,
-    /// Records of the same partition that this producer still has: reports that are to come.
-    pub more: usize,
 }
 
 /// A record that `send` did not take; no report will come for it.
@@ -171,8 +171,7 @@ impl<T: Send + 'static> Producer<T> {
         let context = Context::new(&settings.client_id, Some(on_report));
         let client = Client::new(Kind::Producer, &settings::for_producer(settings, tuning), context)?;
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
-        let topic = Topic::new(&client, &c_topic)
-            .ok_or_else(|| Error::InvalidConfig(format!("bad topic name {}", settings.topic)))?;
+        let topic = Topic::new(&client, &c_topic)?;
         let core = Arc::new(Core { topic: Some(topic), client: Some(client), ledger });
         let poller = Poller::start(
             "kafka-producer",
@@ -219,6 +218,28 @@ impl<T: Send + 'static> Producer<T> {
         let flight = core.ledger.withdraw(ticket).expect("librdkafka reports only what it took");
         let error = core.client().fatal_error().unwrap_or_else(|| ffi::describe(err));
         Err(Rejected { token: flight.token, value: flight.value, error, retry: disposition(err) })
+    }
+
+    /// Waits until this client has a connection of its own to one of the cluster's brokers and knows the topic, for about `limit`; a
+    /// broker that goes away meanwhile may make it twice that. True when it has.
+    ///
+    /// Without it the first record waits for both; and an idempotent client, which asks for its producer id when it hears of the
+    /// topic from such a broker, asks half a second after its start otherwise. Other brokers are connected when a record goes there.
+    pub fn connect(&self, limit: Duration) -> bool {
+        let (core, deadline) = (self.core(), Instant::now() + limit);
+        loop {
+            // The entries of `bootstrap.servers` are left when the brokers' own names are known; the next answer is from one of those.
+            let seen = core.topic().look(core.client(), deadline);
+            if seen.as_ref().is_ok_and(|seen| !seen.by_bootstrap) {
+                return true;
+            }
+            // An error may pass: a broker that was asked may be the last to hear of the topic.
+            let pause = if seen.is_ok() { Duration::ZERO } else { CONNECT_AGAIN };
+            if Instant::now() + pause >= deadline {
+                return false;
+            }
+            std::thread::sleep(pause);
+        }
     }
 
     /// Records taken and not reported yet.
@@ -309,33 +330,6 @@ impl<T: Send + 'static> Core<T> {
     }
 }
 
-/// A reference to librdkafka's topic object.
-struct Topic(NonNull<sys::rd_kafka_topic_t>);
-
-// SAFETY: librdkafka's topic objects have their own lock and may be used by any thread.
-unsafe impl Send for Topic {}
-// SAFETY: as above.
-unsafe impl Sync for Topic {}
-
-impl Topic {
-    fn new(client: &Client, name: &CString) -> Option<Self> {
-        // SAFETY: live client, NUL-terminated name that is copied; null configuration means the client's own.
-        let topic = unsafe { sys::rd_kafka_topic_new(client.as_ptr(), name.as_ptr(), std::ptr::null_mut()) };
-        NonNull::new(topic).map(Self)
-    }
-
-    fn as_ptr(&self) -> *mut sys::rd_kafka_topic_t {
-        self.0.as_ptr()
-    }
-}
-
-impl Drop for Topic {
-    fn drop(&mut self) {
-        // SAFETY: our own reference, not used after this.
-        unsafe { sys::rd_kafka_topic_destroy(self.as_ptr()) }
-    }
-}
-
 /// A record that librdkafka may be reading.
 struct Flight<T> {
     partition: i32,
@@ -357,8 +351,6 @@ struct Open<T> {
     next_ticket: usize,
     /// Also counts the record whose report is being delivered.
     unreported: usize,
-    /// By partition, how many of them there are.
-    waiting: HashMap<i32, usize>,
     /// By partition, what librdkafka makes of an answer without an offset (-1) for the next record of the same batch.
     counted_on: HashMap<i32, i64>,
 }
@@ -367,32 +359,22 @@ impl<T> Open<T> {
     /// Takes the record of a report out; true when its offset is none: an answer without one is for a whole batch, whose
     /// records librdkafka then numbers -1, 0, 1, … in the order of their reports. A record that truly has the offset that
     /// such a count would give next is sent once too often; that is harmless.
-    fn close(&mut self, report: &Report) -> Option<(Flight<T>, usize, bool)> {
-        let (flight, more) = self.remove(report.ticket)?;
+    fn close(&mut self, report: &Report) -> Option<(Flight<T>, bool)> {
+        let flight = self.flights.remove(&report.ticket)?;
         let success = report.err == code::NONE;
         let expected = self.counted_on.remove(&flight.partition);
         let counted_on = success && (report.offset == -1 || expected == Some(report.offset));
         if counted_on {
             self.counted_on.insert(flight.partition, report.offset + 1);
         }
-        Some((flight, more, counted_on))
-    }
-
-    /// Takes a record out, and tells how many its partition still has.
-    fn remove(&mut self, ticket: usize) -> Option<(Flight<T>, usize)> {
-        let flight = self.flights.remove(&ticket)?;
-        let more = self.waiting.get_mut(&flight.partition).map_or(0, |waiting| {
-            *waiting = waiting.saturating_sub(1);
-            *waiting
-        });
-        Some((flight, more))
+        Some((flight, counted_on))
     }
 }
 
 impl<T> Ledger<T> {
     fn new(on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>) -> Self {
-        let (flights, waiting, counted_on) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let open = Open { flights, next_ticket: 1, unreported: 0, waiting, counted_on };
+        let (flights, counted_on) = (HashMap::new(), HashMap::new());
+        let open = Open { flights, next_ticket: 1, unreported: 0, counted_on };
         Self { open: Mutex::new(open), empty: Condvar::new(), closing: AtomicBool::new(false), on_delivery }
     }
 
@@ -406,14 +388,13 @@ impl<T> Ledger<T> {
         let ticket = open.next_ticket;
         open.next_ticket += 1;
         open.flights.insert(ticket, Flight { partition, value, token });
-        *open.waiting.entry(partition).or_default() += 1;
         open.unreported += 1;
         ticket
     }
 
     /// Takes back a record that librdkafka did not take.
     fn withdraw(&self, ticket: usize) -> Option<Flight<T>> {
-        let (flight, _) = self.lock().remove(ticket)?;
+        let flight = self.lock().flights.remove(&ticket)?;
         self.reported();
         Some(flight)
     }
@@ -423,10 +404,10 @@ impl<T> Ledger<T> {
         // In a statement of its own: the lock must be free again when the caller's code runs.
         let found = self.lock().close(report);
         match found {
-            Some((flight, more, counted_on)) => {
+            Some((flight, counted_on)) => {
                 let dead = report.dead && !self.closing.load(Ordering::Acquire);
                 let outcome = if counted_on { Outcome::Unproven } else { outcome(report, dead) };
-                self.deliver(flight, outcome, more);
+                self.deliver(flight, outcome);
             }
             None => tracing::error!(target: "kafka", ticket = report.ticket, "report for an unknown record"),
         }
@@ -437,13 +418,13 @@ impl<T> Ledger<T> {
         let left: Vec<Flight<T>> = self.lock().flights.drain().map(|(_, flight)| flight).collect();
         for flight in left {
             let error = "the Kafka client was closed before the broker answered".to_owned();
-            self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend }, 0);
+            self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend });
         }
     }
 
-    fn deliver(&self, flight: Flight<T>, outcome: Outcome, more: usize) {
+    fn deliver(&self, flight: Flight<T>, outcome: Outcome) {
         let Flight { partition, value, token } = flight;
-        let delivery = Delivery { partition, token, value, outcome, more };
+        let delivery = Delivery { partition, token, value, outcome };
         if catch_unwind(AssertUnwindSafe(|| (self.on_delivery)(delivery))).is_err() {
             tracing::error!(target: "kafka", partition, "the handler of delivery reports panicked");
         }

@@ -187,7 +187,7 @@ impl Broker {
 
     fn report(&mut self, index: usize, outcome: Outcome) -> Delivery<Flight> {
         let Handed { partition, value, flight } = self.in_flight.swap_remove(index).handed;
-        Delivery { partition, token: flight, value, outcome, more: 0 }
+        Delivery { partition, token: flight, value, outcome }
     }
 
     fn append(&mut self, handed: &Handed, trace: &Trace) -> i64 {

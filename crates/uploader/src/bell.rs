@@ -1,7 +1,7 @@
 //! What wakes the engine: workers leave their reports in channels, and ring when there is a reason to look.
 //!
-//! Waking a thread costs more than what a report makes it do (two wakes a chunk were a tenth of the uploader's processor
-//! time), so reports that nobody waits for are left lying until one comes that somebody does wait for, or until some have come together.
+//! Waking a thread costs more than what a small file's report makes it do, so results of reading small files are left lying until some
+//! have come together; everything else rings at once, and one ring is enough for all that lies there.
 //! What must never happen here: a report that is never looked at. The engine looks at all channels whenever it wakes, and wakes
 //! by itself several times a second while anything is under way.
 

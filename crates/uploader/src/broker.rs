@@ -7,6 +7,7 @@
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use daemon::{CreateTopic, ProfileLimits, Shutdown, Throttle};
 use kafka::{Admin, Distance, Error, Settings, TopicInfo};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,8 +17,13 @@ const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(4);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
-/// Least time between two look-ups that somebody asked for.
-const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Least time between two look-ups that somebody asked for: the first file after a start waits for up to two of them, as the first record
+/// of each partition asks for one…
+const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// …and after so many of them without a pause…
+const ASKED_SOON_MAX: u32 = 10;
+/// …this much: then what asks for them will not be cured by one, and services count requests.
+const ASKED_OFTEN_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The question for rights holds nothing up for longer.
 const RIGHTS_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -27,10 +33,20 @@ const DISTANCE_TIMES: usize = 8;
 /// What is said of a broker that is away goes under this key.
 const AWAY: &str = "away";
 
+/// What a look-up found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The topic.
+    pub topic: TopicInfo,
+    /// Which look-up it was, from 1 on: it tells nothing of what happened after it began, see [`Watch::begun`].
+    pub number: u64,
+}
+
 /// The watching thread.
 pub struct Watch {
     /// What the topic looks like, after each look-up that worked.
-    pub reports: Receiver<TopicInfo>,
+    pub reports: Receiver<Look>,
+    begun: Arc<AtomicU64>,
     asks: Sender<()>,
     throttle: Arc<Throttle>,
     distance: Arc<OnceLock<Distance>>,
@@ -61,7 +77,10 @@ impl Watch {
         let throttle = Arc::new(Throttle::default());
         let said = Arc::clone(&throttle);
         let distance = Arc::new(OnceLock::new());
+        let begun = Arc::new(AtomicU64::new(0));
         let watcher = Watcher {
+            begun: Arc::clone(&begun),
+            asked_soon: 0,
             admin,
             subject,
             shutdown,
@@ -76,15 +95,25 @@ impl Watch {
             .name("topic-watch".into())
             .spawn(move || watcher.run(&reporter))
             .map_err(|error| daemon::Stop::io("cannot start a thread", &error))?;
-        Ok(Watch { reports, asks, throttle, distance })
+        Ok(Watch { reports, begun, asks, throttle, distance })
     }
 
     /// The ends without the thread, for the simulation.
-    pub fn without_thread() -> (Watch, Sender<TopicInfo>, Receiver<()>) {
+    pub fn without_thread() -> (Watch, Sender<Look>, Receiver<()>) {
         let (reporter, reports) = bounded(1);
         let (asks, asked) = bounded(1);
-        let (throttle, distance) = (Arc::default(), Arc::default());
-        (Watch { reports, asks, throttle, distance }, reporter, asked)
+        let (begun, throttle, distance) = (Arc::default(), Arc::default(), Arc::default());
+        (Watch { reports, begun, asks, throttle, distance }, reporter, asked)
+    }
+
+    /// Number of the last look-up that has begun. Those with a higher one tell of everything that has happened by now.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Number of a look-up that begins now, where there is no thread to look.
+    pub fn begin(&self) -> u64 {
+        begin(&self.begun)
     }
 
     /// How far the brokers were at the start; known before the first report, unless the broker fell silent in between.
@@ -103,7 +132,16 @@ impl Watch {
     }
 }
 
+/// Before the first question of a look-up.
+fn begin(begun: &AtomicU64) -> u64 {
+    begun.fetch_add(1, Ordering::SeqCst) + 1
+}
+
 struct Watcher {
+    /// Look-ups that have begun.
+    begun: Arc<AtomicU64>,
+    /// Look-ups in a row that somebody asked for.
+    asked_soon: u32,
     admin: Admin,
     subject: Subject,
     shutdown: Shutdown,
@@ -116,9 +154,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, reporter: &Sender<TopicInfo>) {
+    fn run(mut self, reporter: &Sender<Look>) {
         let mut back_off = BACK_OFF_MIN;
         loop {
+            let number = begin(&self.begun);
             let found = self.look();
             if self.shutdown.requested() {
                 return;
@@ -131,7 +170,8 @@ impl Watcher {
                         self.compare_clocks(&info);
                         self.measure_distance();
                     }
-                    if reporter.send(info).is_err() || self.wait(self.subject.interval, true) {
+                    let look = Look { topic: info, number };
+                    if reporter.send(look).is_err() || self.wait(self.subject.interval, true) {
                         return;
                     }
                 }
@@ -247,18 +287,26 @@ impl Watcher {
     }
 
     /// Waits; true when the process is to end.
-    fn wait(&self, time: Duration, until_asked: bool) -> bool {
+    fn wait(&mut self, time: Duration, until_asked: bool) -> bool {
         let end = self.shutdown.channel();
+        let often = self.asked_soon >= ASKED_SOON_MAX;
+        let least = if often { ASKED_OFTEN_INTERVAL_MIN } else { ASKED_INTERVAL_MIN };
         select! {
             recv(end) -> _ => return true,
-            default(ASKED_INTERVAL_MIN.min(time)) => {}
+            default(least.min(time)) => {}
         }
         let nobody = never();
         let asked = if until_asked { &self.asked } else { &nobody };
         select! {
             recv(end) -> _ => true,
-            recv(asked) -> gone => gone.is_err(),
-            default(time.saturating_sub(ASKED_INTERVAL_MIN)) => false,
+            recv(asked) -> gone => {
+                self.asked_soon = self.asked_soon.saturating_add(1);
+                gone.is_err()
+            }
+            default(time.saturating_sub(least)) => {
+                self.asked_soon = 0;
+                false
+            }
         }
     }
 }

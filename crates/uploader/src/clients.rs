@@ -17,8 +17,10 @@ const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
 const CONNECTION_BYTES_PER_SECOND: f64 = 0.7e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
-/// Bytes on their way beside the broker at least: with half of it uploads are slower (decision 17).
-const BYTES_NEAR: u64 = 32 * 1024 * 1024;
+/// Chunks beside those under way that are read ahead beside the broker: one for each reader.
+const READ_AHEAD: u64 = 2;
+/// Bytes on their way beside the broker at least.
+const BYTES_NEAR: u64 = 12 * 1024 * 1024;
 /// Most clients that are chosen without being asked for; each is two threads, and per broker another and a connection.
 const CHOSEN_MAX: usize = 8;
 
@@ -80,15 +82,14 @@ pub fn is_near(situation: Situation) -> bool {
 }
 
 /// Bytes that may be on their way at once, of `most`: over a long way all of them; beside the broker what the connections carry, and
-/// twice that to have been read ahead, so that what is read is sent while it is in the processor's cache.
+/// little that was read ahead, so that what is read is sent while it is in the processor's cache (decision 17).
 pub fn bytes_on_their_way(situation: Situation, most: u64) -> u64 {
     if !is_near(situation) {
         return most;
     }
     let connections = number(situation).saturating_mul(situation.leaders.max(1));
-    let requests = connections.saturating_mul(situation.requests.max(1)) as u64;
-    let flying = requests.saturating_mul(u64::from(situation.chunk_size));
-    flying.saturating_mul(3).max(BYTES_NEAR).min(most)
+    let chunks = (connections.saturating_mul(situation.requests.max(1)) as u64).saturating_add(READ_AHEAD);
+    chunks.saturating_mul(u64::from(situation.chunk_size)).max(BYTES_NEAR).min(most)
 }
 
 #[cfg(test)]
@@ -144,8 +145,8 @@ mod tests {
     #[test]
     fn beside_the_broker_less_is_read_ahead_than_over_a_long_way() {
         let most = 64 << 20;
-        assert_eq!(bytes_on_their_way(NEAR, most), 32 << 20);
-        assert_eq!(bytes_on_their_way(Situation { leaders: 3, ..NEAR }, most), 45 * 1_032_192);
+        assert_eq!(bytes_on_their_way(NEAR, most), 12 << 20);
+        assert_eq!(bytes_on_their_way(Situation { leaders: 3, ..NEAR }, most), 17 * 1_032_192);
         assert_eq!(bytes_on_their_way(Situation { leaders: 30, ..NEAR }, most), most);
         assert_eq!(bytes_on_their_way(NEAR, 4 << 20), 4 << 20);
         let far = Situation { round_trip: Duration::from_millis(50), ..NEAR };

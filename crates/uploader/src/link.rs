@@ -8,7 +8,7 @@ use crate::bell::{Bell, bell};
 use crate::scheduler::Token;
 use crate::turns::{Held, Turns};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use kafka::{Delivery, Outcome, Producer, ProducerTuning, Rejected, Settings, Value};
+use kafka::{Delivery, Producer, ProducerTuning, Rejected, Settings, Value};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,15 +21,13 @@ const OLD_FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 const REPLACE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A record of at least so many bytes shares no batch with another of its size (`batch.size` is 1,000,000).
 const FULL_BATCH_BYTES: usize = 500_001;
-/// Beside the broker: acknowledgements of full batches that wait for each other.
-const REPORTS_TOGETHER: usize = 6;
-/// And records that their partition must still have under way meanwhile, of the five that an idempotent client keeps: what follows
-/// them may be waiting here for its turn.
-const UNDER_WAY_MIN: usize = 3;
 /// Records of a partition that the simulation's clients have at most: few, so that some are held back.
 const HANDED_IN_FLIGHT: usize = 4;
 /// A client that does not end in this time when the process is to end is left behind.
 const CLOSE_MAX: Duration = Duration::from_millis(1_500);
+
+/// So often a start that waits for connections looks whether it is to end.
+const CONNECT_STEP: Duration = Duration::from_millis(250);
 
 /// What travels with a record.
 #[derive(Clone, Copy, Debug)]
@@ -63,21 +61,13 @@ pub struct Link {
 struct Outbox {
     reports: Sender<Delivery<Flight>>,
     bell: Bell,
-    /// Acknowledgements may wait for each other. Over a long way each brings the next record, and the way would be empty meanwhile.
-    near: bool,
 }
 
 impl Outbox {
     fn put(&self, delivery: Delivery<Flight>) {
-        let may_wait = self.near
-            && delivery.value.len() >= FULL_BATCH_BYTES
-            && delivery.more >= UNDER_WAY_MIN
-            && matches!(delivery.outcome, Outcome::Acknowledged { .. });
         // The channel holds all that may be outstanding; an error means that the process ends.
         let _the_engine_is_gone = self.reports.send(delivery);
-        if !may_wait || self.reports.len() >= REPORTS_TOGETHER {
-            self.bell.ring();
-        }
+        self.bell.ring();
     }
 }
 
@@ -110,17 +100,16 @@ pub struct Handed {
 
 impl Link {
     /// Starts `clients` producers; does not wait for a broker. `outstanding_max` bounds the records the caller has out; `bell` is rung
-    /// when their reports should be looked at, which may be somewhat later beside the broker (`near`).
+    /// when their reports should be looked at.
     pub fn new(
         settings: Settings,
         tuning: ProducerTuning,
         outstanding_max: usize,
         clients: usize,
         bell: Bell,
-        near: bool,
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
-        let outbox = Outbox { reports: outbox, bell, near };
+        let outbox = Outbox { reports: outbox, bell };
         let (members, old) = (Vec::new(), Vec::new());
         let turns = Turns::new(kafka::partition_in_flight(&settings, &tuning), FULL_BATCH_BYTES);
         let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old, turns };
@@ -145,12 +134,30 @@ impl Link {
             tuning,
             members,
             number: clients,
-            outbox: Outbox { reports: outbox.clone(), bell: bell().0, near: false },
+            outbox: Outbox { reports: outbox.clone(), bell: bell().0 },
             reports,
             old: Vec::new(),
             turns: Turns::new(Some(HANDED_IN_FLIGHT), 0),
         };
         (link, outbox)
+    }
+
+    /// Waits until every client is connected to a broker and knows the topic, or until `give_up`, for `limit` at most. One that is not, or
+    /// that comes later, is connected by its first record.
+    pub fn connect(&self, limit: Duration, give_up: impl Fn() -> bool + Sync) {
+        let deadline = Instant::now() + limit;
+        std::thread::scope(|scope| {
+            for member in &self.members {
+                if let Client::Kafka(producer) = &member.client {
+                    let until = || {
+                        while !producer.connect(CONNECT_STEP) && Instant::now() < deadline && !give_up() {}
+                    };
+                    // Without a thread its first record connects it.
+                    let _no_thread =
+                        std::thread::Builder::new().name("connect".into()).spawn_scoped(scope, until);
+                }
+            }
+        });
     }
 
     /// How many clients there are.
@@ -306,35 +313,22 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
     use crate::scheduler::{Key, Piece, Slot};
-    use kafka::Disposition;
+    use kafka::{Disposition, Outcome};
 
     /// Longest wait for the client's own thread.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_engine_is_woken_for_what_somebody_waits_for() {
+    fn every_report_wakes_the_engine() {
         let (reports, all) = bounded(100);
         let (bell, rung) = bell();
-        let mut outbox = Outbox { reports, bell, near: true };
-        let put = |outbox: &Outbox, bytes, more, outcome| {
-            let flight = Flight { token: token(1), tries: 0, producer: 0 };
-            outbox.put(Delivery { partition: 0, token: flight, value: vec![0; bytes].into(), outcome, more });
-            rung.try_recv().is_ok()
-        };
-        let acknowledged = || Outcome::Acknowledged { offset: 7 };
-        assert!(put(&outbox, 4_096, 9, acknowledged()), "a small file's");
-        assert!(
-            put(&outbox, FULL_BATCH_BYTES, UNDER_WAY_MIN - 1, acknowledged()),
-            "its partition needs more"
-        );
-        assert!(put(&outbox, FULL_BATCH_BYTES, 9, Outcome::Unproven));
-        assert_eq!(all.try_iter().count(), 3);
-        let rings = |outbox: &Outbox| put(outbox, FULL_BATCH_BYTES, UNDER_WAY_MIN, acknowledged());
-        assert!((1..REPORTS_TOGETHER).all(|_| !rings(&outbox)), "full batches wait for each other");
-        assert!(rings(&outbox));
-        assert_eq!(all.try_iter().count(), REPORTS_TOGETHER);
-        outbox.near = false;
-        assert!((0..3).all(|_| rings(&outbox)), "over a long way none waits");
+        let outbox = Outbox { reports, bell };
+        let flight = Flight { token: token(1), tries: 0, producer: 0 };
+        for outcome in [Outcome::Acknowledged { offset: 7 }, Outcome::Unproven] {
+            outbox.put(Delivery { partition: 0, token: flight, value: vec![0; 10].into(), outcome });
+            assert!(rung.try_recv().is_ok());
+        }
+        assert_eq!(all.try_iter().count(), 2);
     }
 
     fn link() -> Link {
@@ -351,7 +345,7 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients, bell().0, true).unwrap()
+        Link::new(settings, tuning, 100, clients, bell().0).unwrap()
     }
 
     fn fail(link: &Link) {

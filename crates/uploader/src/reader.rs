@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 
 /// Reading threads: one waits for the disk while the other hashes.
 const THREADS: usize = 2;
-/// Results that wait for each other, as long as there are more jobs.
+/// Results of small files that wait for each other, as long as there are more jobs.
 const OUTCOMES_TOGETHER: usize = 4;
 /// Buffers kept for reuse, at most; what is on its way is bounded by the scheduler's credits.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -205,11 +205,14 @@ impl Readers {
                 std::thread::Builder::new().name(name).spawn(move || {
                     for job in &inbox {
                         let _work = stage.work();
-                        if outbox.send(work(job, &buffers)).is_err() {
+                        let outcome = work(job, &buffers);
+                        // A client may have nothing to send while a chunk waits; a small file's record is one of many, and another
+                        // result follows soon while there are jobs.
+                        let may_wait = matches!(outcome, Outcome::Whole(..));
+                        if outbox.send(outcome).is_err() {
                             return;
                         }
-                        // Another result follows soon while there are jobs.
-                        if inbox.is_empty() || outbox.len() >= OUTCOMES_TOGETHER {
+                        if !may_wait || inbox.is_empty() || outbox.len() >= OUTCOMES_TOGETHER {
                             bell.ring();
                         }
                     }

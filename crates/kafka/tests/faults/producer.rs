@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kafka::{Delivery, Disposition, Outcome, Producer, Split, Value};
+use kafka::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Split, Value};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::common::{
-    Reports, TIMEOUT, at_end, fill, mock, must_end, nobody, producer_tuning, read_until, settings,
+    Reports, TIMEOUT, TOPIC, at_end, fill, mock, must_end, nobody, producer_tuning, read_until, settings,
     settings_for, start, tokens, wait_for, with,
 };
 
@@ -37,6 +37,25 @@ fn records_are_acknowledged_with_their_offsets_and_the_buffers_come_back() {
     }
     assert_eq!(producer.complaint(), None);
     assert_eq!(producer.fatal_error(), None);
+}
+
+#[test]
+fn a_connected_client_has_asked_for_its_producer_id_and_one_without_a_broker_is_not_connected() {
+    let mock = mock(3);
+    let tuning = ProducerTuning { idempotence: true, ..producer_tuning() };
+    let start = |settings| Producer::new(&settings, &tuning, Reports::default().handler()).unwrap();
+    let has_asked = || {
+        // The answer shows that it was asked for.
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        mock.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+        let producer = start(settings(&mock));
+        // The second question stands behind the one for the id on the same connection, and so do the answers…
+        assert!((0..2).all(|_| producer.connect(TIMEOUT)));
+        producer.fatal_error().is_some()
+    };
+    // …unless it overtakes a question that was not sent yet.
+    assert!((0..5).any(|_| has_asked()), "none has asked");
+    assert!(!start(settings_for(&nobody(), TOPIC)).connect(Duration::from_millis(100)));
 }
 
 #[test]

@@ -131,6 +131,8 @@ pub struct Engine {
     topic: TopicInfo,
     limit: RecordLimit,
     generation: u64,
+    /// The last look-up of the topic that had begun when it became suspicious: it and those before it prove nothing. 0 when it never was.
+    suspected: u64,
 
     /// The time; the forward clock counts from the beginning of the run.
     clock: Clock,
@@ -207,8 +209,8 @@ impl Engine {
                 Ok((order, retired)) => self.put_away(order, retired),
                 Err(_) => return Err(self.worker_died("disposal")),
             },
-            recv(self.watch.reports) -> info => match info {
-                Ok(info) => self.topic_report(info)?,
+            recv(self.watch.reports) -> look => match look {
+                Ok(look) => self.topic_report(look)?,
                 Err(_) if self.context.shutdown.requested() => self.watch.reports = never(),
                 Err(_) => return Err(self.worker_died("topic watch")),
             },

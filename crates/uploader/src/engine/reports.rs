@@ -4,7 +4,7 @@
 
 use super::actions::configuration;
 use super::{Engine, Order};
-use crate::broker::after_look;
+use crate::broker::{Look, after_look};
 use crate::clients::{self, Situation};
 use crate::ledger_thread;
 use crate::link::Flight;
@@ -13,7 +13,7 @@ use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Piece, State, Step, Token, Topic, Trouble};
 use crate::spool::Retired;
 use daemon::{CHUNK_TARGET, Exit, Stop};
-use kafka::{Delivery, Disposition, Outcome, TopicInfo, Value};
+use kafka::{Delivery, Disposition, Outcome, Value};
 use mutation::Mutation;
 use std::time::Duration;
 
@@ -136,6 +136,7 @@ impl Engine {
         let partition = token.slot.partition;
         if !self.painter.acknowledged(partition, offset) {
             // Records of one partition may overtake each other; but the topic may also have been made anew.
+            self.suspected = self.watch.begun();
             self.scheduler.apply(now, Event::Suspicion);
             self.watch.ask();
         }
@@ -245,8 +246,10 @@ impl Engine {
     }
 
     /// The topic was looked at.
-    pub(super) fn topic_report(&mut self, info: TopicInfo) -> Result<(), Stop> {
-        let (info, other) = after_look(&self.topic, info);
+    pub(super) fn topic_report(&mut self, look: Look) -> Result<(), Stop> {
+        // One that began before may have seen the topic that was there until then.
+        let after_suspicion = look.number > self.suspected;
+        let (info, other) = after_look(&self.topic, look.topic);
         let old = std::mem::replace(&mut self.topic, info);
         if other {
             self.generation += 1;
@@ -270,7 +273,7 @@ impl Engine {
         if topic.chunk_size != self.scheduler.topic().chunk_size {
             tracing::info!("chunk size of new files: {chunk_size} bytes (the topic takes {limit})");
         }
-        self.scheduler.apply(self.now(), Event::Topic(topic));
+        self.scheduler.apply(self.now(), Event::Topic { topic, after_suspicion });
         self.arrange_clients()
     }
 

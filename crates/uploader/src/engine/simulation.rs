@@ -4,7 +4,7 @@
 //! daemon's own. What must never happen here: a decision that the daemon takes elsewhere.
 
 use super::{Engine, Files, Outstanding, Spool};
-use crate::broker::{RecordLimit, Watch};
+use crate::broker::{Look, RecordLimit, Watch};
 use crate::clients::Situation;
 use crate::disposal::Disposal;
 use crate::ledger_thread::{LedgerThread, Report, write_batch};
@@ -90,7 +90,7 @@ pub struct Uploader {
     deliveries: Sender<Delivery<Flight>>,
     orders: Receiver<Order>,
     retired: Sender<(Order, Retired)>,
-    looks: Sender<TopicInfo>,
+    looks: Sender<Look>,
     asked: Receiver<()>,
     ready: Sender<Ready>,
     answers: Receiver<Answer>,
@@ -271,6 +271,7 @@ impl Uploader {
             topic,
             limit,
             generation: 1,
+            suspected: 0,
             clock,
             last_acknowledged: Duration::ZERO,
             painter: Painter::new(Picture::default()),
@@ -308,8 +309,8 @@ impl Uploader {
     pub fn turn(&mut self) -> Result<(), String> {
         let engine = &mut self.engine;
         let mut turn = || {
-            if let Ok(info) = engine.watch.reports.try_recv() {
-                engine.topic_report(info)?;
+            if let Ok(look) = engine.watch.reports.try_recv() {
+                engine.topic_report(look)?;
             }
             engine.take_what_is_there()?;
             engine.turn()
@@ -365,7 +366,8 @@ impl Uploader {
 
     /// What the topic looks like; one look at a time.
     pub fn look(&mut self, info: TopicInfo) {
-        let _one_is_waiting = self.looks.try_send(info);
+        let number = self.engine.watch.begin();
+        let _one_is_waiting = self.looks.try_send(Look { topic: info, number });
     }
 
     /// A finished file of the spool. False when the engine takes none now.

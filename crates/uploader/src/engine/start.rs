@@ -44,6 +44,8 @@ const CREDIT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const CLIENT_QUEUE_KIB: usize = 4 * 1024 * 1024;
 /// Small records wait so long for company in a batch.
 const LINGER: Duration = Duration::from_millis(1);
+/// The start waits so long for the clients' connections; then it goes on without.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// The uploader, from checked settings to its end.
 pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Result<(), Stop> {
@@ -127,15 +129,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         readers: Readers::start(&buffers, records_max, &bell, stage).map_err(thread_stop)?,
         rung,
         buffers,
-        link: Link::new(
-            kafka,
-            tuning,
-            records_max,
-            clients::number(situation),
-            bell,
-            clients::is_near(situation),
-        )
-        .map_err(configuration)?,
+        link: Link::new(kafka, tuning, records_max, clients::number(situation), bell)
+            .map_err(configuration)?,
         situation,
         disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
         watch,
@@ -156,6 +151,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         topic,
         limit,
         generation: seen.generation,
+        suspected: 0,
         clock,
         last_acknowledged: Duration::ZERO,
         painter: Painter::new(picture),
@@ -166,6 +162,8 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         settings,
         context,
     };
+    let shutdown = engine.context.shutdown.clone();
+    engine.link.connect(CONNECT_MAX, || shutdown.requested());
     engine.announce(seen);
     engine.resume(found)?;
     engine.run()
@@ -248,8 +246,8 @@ fn wait_for_topic(
     loop {
         context.status.progress();
         select! {
-            recv(watch.reports) -> info => match info {
-                Ok(info) => return Ok(Some(info)),
+            recv(watch.reports) -> look => match look {
+                Ok(look) => return Ok(Some(look.topic)),
                 Err(_) if context.shutdown.requested() => return Ok(None),
                 Err(_) => return Err(Stop::new(Exit::Internal, "the topic watch has ended; this is a fault of the program")),
             },

@@ -150,8 +150,13 @@ pub enum Event {
     Retired(Key),
     /// The spool has a file again whose transfer was postponed.
     Again(Key),
-    /// What the topic looks like now.
-    Topic(Topic),
+    /// What the topic looks like.
+    Topic {
+        /// The topic.
+        topic: Topic,
+        /// It was looked at after the last [`Event::Suspicion`], if there was one.
+        after_suspicion: bool,
+    },
     /// The licence allows all partitions, or does not.
     Spread(bool),
     /// Something hints at a new topic under the old name: no END before it was looked at.

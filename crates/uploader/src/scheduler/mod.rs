@@ -131,7 +131,7 @@ impl Scheduler {
             Event::Durable(key, step) => self.durable(now, key, step),
             Event::Acknowledged(token) => self.acknowledged(now, token),
             Event::Retired(key) => self.retired(key),
-            Event::Topic(topic) => self.topic_seen(topic),
+            Event::Topic { topic, after_suspicion } => self.topic_seen(topic, after_suspicion),
             Event::Spread(spread) => self.spread = spread,
             Event::Suspicion => self.suspicion = true,
             Event::Drain => self.draining = true,

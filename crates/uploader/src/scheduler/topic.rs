@@ -139,9 +139,9 @@ impl Scheduler {
     }
 
     /// The topic was looked at.
-    pub(super) fn topic_seen(&mut self, topic: Topic) {
+    pub(super) fn topic_seen(&mut self, topic: Topic, after_suspicion: bool) {
         let old = std::mem::replace(&mut self.topic, topic);
-        self.suspicion = false;
+        self.suspicion = self.suspicion && !after_suspicion;
         if old.chunk_size != topic.chunk_size {
             self.credits.set_partition_bytes_max(partition_bytes_max(topic.chunk_size));
             self.lanes.sort_anew(|size| Lane::of(chunk_count(size, topic.chunk_size)));
@@ -176,6 +176,7 @@ impl Scheduler {
         match state {
             State::Blocked => self.next_attempt(key),
             State::Held(_) if stale => self.next_attempt(key),
+            State::Held(_) | State::EndHeld(_) if self.suspicion && !other_topic => {}
             State::Held(digest) => self.end(key, digest),
             State::Sending if stale && !whole => self.next_attempt(key),
             State::EndSent(digest) | State::EndHeld(digest) if other_topic => {

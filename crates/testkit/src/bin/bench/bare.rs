@@ -142,6 +142,12 @@ fn upload(options: &Options, path: &Path) -> Result<()> {
     // Every partition must have a leader before the first record.
     Admin::new(&options.settings()?)?.all_watermarks(options.partitions, TIMEOUT)?;
     let Sending { producers, buffers, unproven } = sending(options, chunk)?;
+    // As the daemon's are when it is ready.
+    for producer in &producers {
+        if !producer.connect(TIMEOUT) {
+            bail!("no connection to the broker");
+        }
+    }
     say("ready")?;
     await_go()?;
     let (mut at, mut partition) = (0, 0);

@@ -229,7 +229,9 @@ fn no_end_while_the_topic_is_under_suspicion() {
     scheduler.apply(Duration::ZERO, Event::Verified(Key(1)));
     assert!(actions(&mut scheduler).is_empty());
     let topic = scheduler.topic();
-    scheduler.apply(Duration::ZERO, Event::Topic(topic));
+    scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: false });
+    assert!(actions(&mut scheduler).is_empty(), "that look had begun before");
+    scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: true });
     assert_eq!(actions(&mut scheduler), [Action::Persist(Key(1), Step::Ending)]);
 }
 
@@ -246,8 +248,10 @@ fn an_end_acknowledged_under_suspicion_is_believed_only_when_the_topic_is_the_sa
         scheduler.apply(Duration::ZERO, Event::Acknowledged(token));
         assert!(actions(&mut scheduler).is_empty());
         let mut topic = scheduler.topic();
+        scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: false });
+        assert!(actions(&mut scheduler).is_empty(), "that look had begun before");
         topic.generation += u64::from(!same);
-        scheduler.apply(Duration::ZERO, Event::Topic(topic));
+        scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: true });
         let expected = if same { Action::Persist(Key(1), Step::Done) } else { Action::Open(Key(1)) };
         assert_eq!(actions(&mut scheduler), [expected]);
     }

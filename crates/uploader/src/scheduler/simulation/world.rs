@@ -173,7 +173,7 @@ impl World {
         let sizes = [1024, 2048, 4096];
         self.topic.chunk_size = sizes[self.rng.random_range(0..3)];
         self.topic.chunk_size_max = self.topic.chunk_size.max(sizes[self.rng.random_range(0..3)]);
-        self.scheduler.apply(self.now(), Event::Topic(self.topic));
+        self.scheduler.apply(self.now(), Event::Topic { topic: self.topic, after_suspicion: true });
     }
 
     /// The process dies; what the ledger holds and what the broker has stay.
@@ -405,7 +405,9 @@ impl World {
                 }
             }
             Work::Retire(key) => self.scheduler.apply(now, Event::Retired(key)),
-            Work::LookUp => self.scheduler.apply(now, Event::Topic(self.topic)),
+            Work::LookUp => {
+                self.scheduler.apply(now, Event::Topic { topic: self.topic, after_suspicion: true })
+            }
             Work::Again(key) => self.scheduler.apply(now, Event::Again(key)),
         }
     }

@@ -80,8 +80,8 @@ pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, lic
     // Before the start: how far the broker is decides how many clients there are.
     place.link.set(far(place));
     let mut uploader = round.ready_uploader(&[]);
-    // Each client asks for its producer number, half a second after its start, and connects with its first record: once in
-    // the life of a daemon.
+    // The start waits for the clients' connections, but not for ever, and each partition has its leader looked up once: once in the life
+    // of a daemon.
     let (warm_up, mark) = (round.scratch.folder("aside").join("warm-up"), uploader.mark());
     fs::write(&warm_up, vec![0; WARM_UP_BYTES])?;
     rename(&warm_up, &round.spool.join("warm-up"));
