@@ -6,6 +6,7 @@
 //! one before, so a single broker is kept busy by two. With TLS a client's one thread per connection also encrypts. What must never
 //! happen here: more clients than partitions, or a number that depends on anything but the arguments.
 
+use crate::scheduler::Slot;
 use std::time::Duration;
 
 /// A broker that answers so soon is beside us: what is measured below is the broker's work and this machine's load.
@@ -17,10 +18,12 @@ const LINE_BYTES_PER_SECOND: f64 = 1.25e9;
 const CONNECTION_BYTES_PER_SECOND: f64 = 0.7e9;
 /// What one thread encrypts, hashes for Kafka and sends in a second: a core's AES-GCM and the copies around it, low.
 const TLS_BYTES_PER_SECOND: f64 = 0.6e9;
-/// Chunks beside those under way that are read ahead beside the broker: one for each reader.
+/// Chunks beside those under way that are read ahead beside a broker that stands alone: one for each reader.
 const READ_AHEAD: u64 = 2;
-/// Bytes on their way beside the broker at least.
-const BYTES_NEAR: u64 = 12 * 1024 * 1024;
+/// Bytes on their way beside such a broker, at least…
+const BYTES_ALONE: u64 = 12 * 1024 * 1024;
+/// …and beside several, of which one may be away: what waits for it must leave room for the others.
+const BYTES_NEAR: u64 = 32 * 1024 * 1024;
 /// Most clients that are chosen without being asked for; each is two threads, and per broker another and a connection.
 const CHOSEN_MAX: usize = 8;
 
@@ -77,19 +80,25 @@ pub fn number(situation: Situation) -> usize {
 }
 
 /// Whether the broker is beside us.
-pub fn is_near(situation: Situation) -> bool {
+fn is_near(situation: Situation) -> bool {
     situation.round_trip <= NEAR
 }
 
-/// Bytes that may be on their way at once, of `most`: over a long way all of them; beside the broker what the connections carry, and
-/// little that was read ahead, so that what is read is sent while it is in the processor's cache (decision 17).
+/// Bytes that may be on their way at once, of `most`: over a long way all of them; beside a broker that
+/// stands alone what the connections carry and little that was read ahead, so that what is read is sent while it is in the processor's cache
+/// (decision 17); beside several three times what the connections carry.
 pub fn bytes_on_their_way(situation: Situation, most: u64) -> u64 {
     if !is_near(situation) {
         return most;
     }
     let connections = number(situation).saturating_mul(situation.leaders.max(1));
-    let chunks = (connections.saturating_mul(situation.requests.max(1)) as u64).saturating_add(READ_AHEAD);
-    chunks.saturating_mul(u64::from(situation.chunk_size)).max(BYTES_NEAR).min(most)
+    let flying = connections.saturating_mul(situation.requests.max(1)) as u64;
+    let chunk = Slot::for_payload(0, situation.chunk_size.into(), false).bytes;
+    let (chunks, least) = match situation.leaders {
+        0 | 1 => (flying.saturating_add(READ_AHEAD), BYTES_ALONE),
+        _ => (flying.saturating_mul(3), BYTES_NEAR),
+    };
+    chunks.saturating_mul(chunk).max(least).min(most)
 }
 
 #[cfg(test)]
@@ -146,7 +155,9 @@ mod tests {
     fn beside_the_broker_less_is_read_ahead_than_over_a_long_way() {
         let most = 64 << 20;
         assert_eq!(bytes_on_their_way(NEAR, most), 12 << 20);
-        assert_eq!(bytes_on_their_way(Situation { leaders: 3, ..NEAR }, most), 17 * 1_032_192);
+        assert_eq!(bytes_on_their_way(Situation { chunk_size: 2_000_000, ..NEAR }, most), 12 * 2_000_512);
+        assert_eq!(bytes_on_their_way(Situation { leaders: 2, ..NEAR }, most), 32 << 20);
+        assert_eq!(bytes_on_their_way(Situation { leaders: 3, ..NEAR }, most), 45 * (1_032_192 + 512));
         assert_eq!(bytes_on_their_way(Situation { leaders: 30, ..NEAR }, most), most);
         assert_eq!(bytes_on_their_way(NEAR, 4 << 20), 4 << 20);
         let far = Situation { round_trip: Duration::from_millis(50), ..NEAR };

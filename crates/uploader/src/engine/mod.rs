@@ -48,8 +48,10 @@ use std::time::{Duration, Instant};
 const RECORDS_MAX: usize = 4_096;
 /// Reports taken in from one worker before the others have their turn.
 const REPORTS_AT_ONCE: usize = 1_024;
-/// Reports that may lie there without a ring: more than workers let wait for each other.
-const REPORTS_LEFT_MAX: usize = 64;
+/// Results of readers that may lie there without a ring: more than they let wait for each other.
+const OUTCOMES_LEFT_MAX: usize = 4;
+/// Looks at a suspicious topic that may be without its id; then one without is believed.
+const BLIND_LOOKS_MAX: u32 = 10;
 /// The picture for the status page is drawn this often while anything moves.
 const PAINT_INTERVAL: Duration = Duration::from_millis(250);
 /// The engine looks around this often when nothing happens.
@@ -131,8 +133,10 @@ pub struct Engine {
     topic: TopicInfo,
     limit: RecordLimit,
     generation: u64,
-    /// The last look-up of the topic that had begun when it became suspicious: it and those before it prove nothing. 0 when it never was.
+    /// The last look-up of the topic that had begun when it became suspicious: it and those before it prove nothing. 0 when it is not.
     suspected: u64,
+    /// Looks since then that were not told the topic's id.
+    blind_looks: u32,
 
     /// The time; the forward clock counts from the beginning of the run.
     clock: Clock,
@@ -269,7 +273,7 @@ impl Engine {
             (false, _) => PAINT_INTERVAL,
         };
         // More reports than are taken at once, and nobody may ring again.
-        if self.link.reports.len().max(self.readers.outcomes.len()) > REPORTS_LEFT_MAX {
+        if !self.link.reports.is_empty() || self.readers.outcomes.len() >= OUTCOMES_LEFT_MAX {
             return Duration::ZERO;
         }
         let parked = self.parked.keys().next().map(|(due, _)| due.saturating_sub(now));

@@ -247,8 +247,7 @@ impl Engine {
 
     /// The topic was looked at.
     pub(super) fn topic_report(&mut self, look: Look) -> Result<(), Stop> {
-        // One that began before may have seen the topic that was there until then.
-        let after_suspicion = look.number > self.suspected;
+        let after_suspicion = self.dispels(&look);
         let (info, other) = after_look(&self.topic, look.topic);
         let old = std::mem::replace(&mut self.topic, info);
         if other {
@@ -275,6 +274,23 @@ impl Engine {
         }
         self.scheduler.apply(self.now(), Event::Topic { topic, after_suspicion });
         self.arrange_clients()
+    }
+
+    /// Whether this look can tell that a suspicious topic is the same.
+    fn dispels(&mut self, look: &Look) -> bool {
+        // One that began before may have seen the topic that was there until then.
+        if look.number <= self.suspected {
+            return false;
+        }
+        // One that was not told the id saw no difference; but a service that tells none any more must not hold files up for ever.
+        let blind = self.topic.topic_id.is_some() && look.topic.topic_id.is_none();
+        if self.suspected > 0 && blind && self.blind_looks < super::BLIND_LOOKS_MAX {
+            self.blind_looks += 1;
+            self.watch.ask();
+            return false;
+        }
+        (self.suspected, self.blind_looks) = (0, 0);
+        true
     }
 
     /// Chunk size of new files and the largest one allowed; `None` when no size fits, which is told.

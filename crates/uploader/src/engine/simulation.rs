@@ -91,6 +91,7 @@ pub struct Uploader {
     orders: Receiver<Order>,
     retired: Sender<(Order, Retired)>,
     looks: Sender<Look>,
+    looking: Option<Look>,
     asked: Receiver<()>,
     ready: Sender<Ready>,
     answers: Receiver<Answer>,
@@ -272,6 +273,7 @@ impl Uploader {
             limit,
             generation: 1,
             suspected: 0,
+            blind_looks: 0,
             clock,
             last_acknowledged: Duration::ZERO,
             painter: Painter::new(Picture::default()),
@@ -296,6 +298,7 @@ impl Uploader {
             orders,
             retired,
             looks,
+            looking: None,
             asked,
             ready,
             answers,
@@ -361,13 +364,16 @@ impl Uploader {
 
     /// Whether the topic is to be looked at.
     pub fn wants_a_look(&mut self) -> bool {
-        self.asked.try_recv().is_ok()
+        self.looking.is_some() || self.asked.try_recv().is_ok()
     }
 
-    /// What the topic looks like; one look at a time.
-    pub fn look(&mut self, info: TopicInfo) {
-        let number = self.engine.watch.begin();
-        let _one_is_waiting = self.looks.try_send(Look { topic: info, number });
+    /// A look at the topic begins, which looks like that, or the one that has begun ends.
+    pub fn look(&mut self, topic: TopicInfo) {
+        if let Some(look) = self.looking.take() {
+            let _one_is_waiting = self.looks.try_send(look);
+        } else {
+            self.looking = Some(Look { topic, number: self.engine.watch.begin() });
+        }
     }
 
     /// A finished file of the spool. False when the engine takes none now.

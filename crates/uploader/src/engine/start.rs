@@ -152,6 +152,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         limit,
         generation: seen.generation,
         suspected: 0,
+        blind_looks: 0,
         clock,
         last_acknowledged: Duration::ZERO,
         painter: Painter::new(picture),
