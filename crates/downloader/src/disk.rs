@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 /// Folders whose names changed since the last barrier.
@@ -135,7 +136,10 @@ impl Disk for PartialStore {
     }
 
     fn set_partials_id(&self, id: &str) -> io::Result<()> {
-        self.partials().put(PARTIALS_ID_FILE, id.as_bytes())
+        match self.partials().put(PARTIALS_ID_FILE, id.as_bytes()) {
+            Err(error) if is_full(&error) => overwrite(self.partials(), id.as_bytes()).map_err(|_| error),
+            put => put,
+        }
     }
 
     fn sync_partials(&self) -> io::Result<()> {
@@ -225,5 +229,40 @@ impl Offsets for ConsumerSet {
     fn commit_last(&self, positions: &[Position], timeout: Duration) {
         // The ledger is the truth; an offset that is not committed now only shows an older lag.
         let _ = self.commit_sync(positions, timeout);
+    }
+}
+/// Whether a call failed for want of space.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Puts another id of the same length over the one that is there, which takes no space on a full disk. A crash leaves the one or the
+/// other: they are less than a sector.
+fn overwrite(partials: &fsio::Dir, id: &[u8]) -> io::Result<()> {
+    let file = partials.open_within(PARTIALS_ID_FILE.as_bytes(), OFlags::WRONLY, 0)?;
+    if file.metadata()?.len() != id.len() as u64 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    file.write_all_at(id, 0)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn an_id_is_written_over_where_it_lies_and_only_by_one_of_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let partials = fsio::Dir::open(folder.path()).unwrap();
+        assert!(overwrite(&partials, b"new").is_err(), "there is none yet");
+        partials.put(PARTIALS_ID_FILE, b"old").unwrap();
+        let inode = || std::os::unix::fs::MetadataExt::ino(&folder.path().join("id").metadata().unwrap());
+        let before = inode();
+        assert!(overwrite(&partials, b"longer").is_err());
+        overwrite(&partials, b"new").unwrap();
+        assert_eq!(std::fs::read(folder.path().join("id")).unwrap(), b"new");
+        assert_eq!(inode(), before, "no new file takes space");
     }
 }

@@ -4,7 +4,7 @@
 //! What must never happen here: anything made in a folder that is not known to be the output, such as a mount point whose
 //! filesystem is away; or a missing partial taken for a delivered file although the folder of the partials is another one.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, is_full};
 use crate::store::Store;
 use daemon::{Exit, Stop, Throttle};
 use fsio::lock::{DirLock, LockError};
@@ -145,10 +145,8 @@ pub fn mark_partials<D: Disk>(disk: &D, store: &mut Store) -> Result<io::Result<
     store.set_metas(&[(PARTIALS_ID, found.as_deref()), (PARTIALS_ID_NEXT, Some(&id))])?;
     match disk.set_partials_id(&id) {
         Ok(()) => {}
-        // The old one stays; a full disk is waited for by those who need more than this.
-        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-            return Ok(Ok(()));
-        }
+        // There is none yet; a full disk is waited for by those who need more than this.
+        Err(error) if is_full(&error) => return Ok(Ok(())),
         Err(error) => return Ok(Err(error)),
     }
     store.set_meta(PARTIALS_ID, &id)?;

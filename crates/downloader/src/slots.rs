@@ -2,7 +2,7 @@
 //!
 //! What must never happen here: two attempts of a file in one partial, or a partial made although the disk has no room.
 
-use crate::disk::{Disk, PartialFile};
+use crate::disk::{Disk, PartialFile, is_full};
 use crate::store::partial_name;
 use daemon::DiskReserve;
 use fsio::{PartialStore, Space};
@@ -253,11 +253,10 @@ impl<D: Disk> Slots<D> {
 
     /// Sorts an error of writing: no room now is waited for.
     pub fn sort(&self, error: io::Error, size: u64) -> SlotError {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        if error.kind() == FileTooLarge {
+        if error.kind() == io::ErrorKind::FileTooLarge {
             return SlotError::TooLarge;
         }
-        if !matches!(error.kind(), StorageFull | QuotaExceeded) {
+        if !is_full(&error) {
             return SlotError::Io(error);
         }
         let available =
