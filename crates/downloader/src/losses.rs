@@ -46,7 +46,14 @@ pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -
             }
             store.forget_topic(id)
         }
-        None => store.set_meta("topic_id", id),
+        None => {
+            if store.learn_topic(id)? {
+                warn!(
+                    "the broker tells the topic's id for the first time: the topic is read from its beginning, for it may be another one"
+                );
+            }
+            Ok(())
+        }
     }
 }
 
@@ -122,5 +129,24 @@ pub fn say_lost(lost: &Lost, report: &Report) {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use crate::store::Store;
+    use std::path::Path;
+
+    #[test]
+    fn positions_of_a_run_that_was_told_no_topic_id_are_not_kept_for_the_first_id() {
+        let mut fresh = Store::open(Path::new(":memory:")).unwrap();
+        assert!(!fresh.learn_topic("first").unwrap(), "there was no run");
+        let mut store = Store::open(Path::new(":memory:")).unwrap();
+        store.begin(&[(0, 7)], true).unwrap();
+        assert_eq!(store.load().unwrap().staged, [(0, 7)]);
+        assert!(store.learn_topic("another, or not").unwrap());
+        assert_eq!(store.load().unwrap().staged, []);
+        assert_eq!(store.meta("topic_id").unwrap().as_deref(), Some("another, or not"));
     }
 }

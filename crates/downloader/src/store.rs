@@ -182,6 +182,17 @@ impl Store {
         })
     }
 
+    /// The topic's id is told for the first time. True when an earlier run had to do without: its positions may be another topic's, and
+    /// what this one has before them would never be read, so they are forgotten.
+    pub fn learn_topic(&mut self, topic_id: &str) -> Result<bool, ledger::Error> {
+        if self.began_at_the_beginning()?.is_none() {
+            self.set_meta("topic_id", topic_id)?;
+            return Ok(false);
+        }
+        self.forget_topic(topic_id)?;
+        Ok(true)
+    }
+
     /// Sets where a run begins, and whether the reading as a whole began at the topic's true beginning.
     pub fn begin(&mut self, positions: &[(i32, i64)], from_the_beginning: bool) -> Result<(), ledger::Error> {
         self.ledger.transaction(|tx| {
