@@ -231,6 +231,7 @@ impl Offsets for ConsumerSet {
         let _ = self.commit_sync(positions, timeout);
     }
 }
+
 /// Whether a call failed for want of space.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

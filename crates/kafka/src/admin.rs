@@ -1,7 +1,7 @@
 //! Lookups and changes of the topic.
 //!
 //! What must never happen here: a topic created by looking for it, an answer taken from a cache, a wait beyond the
-//! caller's timeout, a service that refuses one detail (topic id, limits) taken for a broken one.
+//! caller's timeout (or twice that, when the broker that was asked goes away meanwhile), a service that refuses one detail (topic id, limits) taken for a broken one.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
