@@ -2,8 +2,12 @@
 //! rest goes on.
 
 use crate::rig::{Rig, STOP, count};
+use std::time::Duration;
 use testkit::page::LISTEN;
-use testkit::{Broker, Daemon, LONG, Page, shared_broker, topic, wait_until};
+use testkit::{Broker, Cluster, Daemon, LONG, Page, shared_broker, topic, wait_until};
+
+/// How long partitions without a leader are asked for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The three places where a loss is told, and that the rest went on.
 fn told(down: &Daemon, page: &Page, named: &[&str], files_lost: u64) {
@@ -154,4 +158,29 @@ fn a_topic_made_anew_under_a_file_that_is_under_way() {
         );
         assert_eq!(count(&rig.output), 1);
     }
+}
+
+/// It was asked for partitions that no longer are, for ever.
+#[test]
+fn a_start_that_waits_for_a_partition_notices_that_its_topic_was_made_anew_with_fewer() {
+    let mut cluster = Cluster::start();
+    let rig = Rig::at("fewer", &cluster.bootstrap()).licensed();
+    let one_copy = [("min.insync.replicas", "1")];
+    cluster.nodes[0].create_topic(&rig.topic, 6, &one_copy);
+    let admin = cluster.nodes[0].admin(&rig.topic);
+    cluster.nodes[2].kill();
+    let without_leader = || admin.look_up(LONG).is_ok() && admin.all_watermarks(6, PATIENCE).is_err();
+    assert!(wait_until(LONG, without_leader), "the third node leads none of six partitions");
+    // Where to begin cannot be known.
+    let down = rig.downloader(&[]);
+    down.wait_for_line("waiting for it", LONG);
+    let deleted = wait_until(LONG, || admin.delete_topic(LONG).is_ok());
+    assert!(
+        deleted && wait_until(LONG, || matches!(admin.look_up(LONG), Err(kafka::Error::TopicMissing { .. })))
+    );
+    cluster.nodes[0].create_topic(&rig.topic, 2, &one_copy);
+    rig.source(90).write("after", 3_000_000);
+    rig.upload_once(&[]);
+    down.wait_for_line("after: delivered, ", LONG);
+    rig.assert_same();
 }

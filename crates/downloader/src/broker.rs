@@ -5,6 +5,7 @@
 use crossbeam_channel::RecvTimeoutError;
 use daemon::{CommonSettings, Context, CreateTopic, Exit, ProfileLimits, Stop, Throttle};
 use kafka::{Admin, Error, Settings, TopicInfo, Watermarks};
+use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 /// Bound of one question at first: seconds are plenty where a broker is near.
 const ASK_MIN: Duration = Duration::from_secs(2);
 /// A question that had no answer gets twice the time next, up to this: a link may be long, or full of file content. A
-/// shutdown may have to wait for one question.
+/// shutdown may have to wait for one question, or for two when the second has begun.
 const ASK_MAX: Duration = Duration::from_secs(5);
 /// The watchdog is fed so often at least.
 const WATCHDOG_TURN: Duration = Duration::from_secs(1);
@@ -41,6 +42,22 @@ pub fn pause(context: &Context, time: Duration) {
             return;
         }
     }
+}
+
+/// What came of a question about the partitions of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OfTopic<T> {
+    /// The answer.
+    Answer(T),
+    /// The topic of this name is another one by now, or has another number of partitions.
+    Other,
+}
+
+/// Whether the topic that is there now is another one than `before`, or has another number of partitions. An id that is not told tells
+/// nothing.
+pub fn is_other(before: &TopicInfo, now: &TopicInfo) -> bool {
+    let other_id = now.topic_id.is_some() && now.topic_id != before.topic_id;
+    other_id || now.partitions != before.partitions
 }
 
 /// The broker, as far as questions about the topic go.
@@ -152,9 +169,51 @@ impl Broker {
         answer
     }
 
-    /// Offsets of the first records at or after a time; faults are said (throttled).
-    pub fn offsets_for_time(&self, partitions: i32, unix_ms: i64) -> Option<Vec<i64>> {
-        self.said(self.admin.offsets_for_time(partitions, unix_ms, self.ask_time()))
+    /// The watermarks of all partitions of this topic; `None` when the daemon shall end.
+    pub fn watermarks_of(&self, context: &Context, topic: &TopicInfo) -> Option<OfTopic<Vec<Watermarks>>> {
+        self.wait_for_topic(context, topic, |admin, timeout| admin.all_watermarks(topic.partitions, timeout))
+    }
+
+    /// Offsets of the first records of this topic at or after a time; `None` when the daemon shall end.
+    pub fn offsets_for_time(
+        &self,
+        context: &Context,
+        topic: &TopicInfo,
+        unix_ms: i64,
+    ) -> Option<OfTopic<Vec<i64>>> {
+        let ask = |admin: &Admin, timeout| admin.offsets_for_time(topic.partitions, unix_ms, timeout);
+        self.wait_for_topic(context, topic, ask)
+    }
+
+    /// Asks about partitions of this topic until there is an answer. When there is none at once, the topic may be another one by now: who asks for
+    /// partitions that it does not have asks for ever, and an answer may be about the other one.
+    fn wait_for_topic<T>(
+        &self,
+        context: &Context,
+        topic: &TopicInfo,
+        ask: impl Fn(&Admin, Duration) -> kafka::Result<T>,
+    ) -> Option<OfTopic<T>> {
+        let asked_before = Cell::new(false);
+        let answer = self.wait_for(context, |broker| {
+            let answer = broker.said(ask(&broker.admin, broker.ask_time()));
+            let at_once = !asked_before.replace(true) && answer.is_some();
+            if !at_once && !context.shutdown.requested() {
+                // This also renews what the client believes of leaders and their epochs.
+                let now = broker.admin.look_up(broker.ask_time()).ok()?;
+                if is_other(topic, &now) {
+                    return Some(OfTopic::Other);
+                }
+            }
+            answer.map(OfTopic::Answer)
+        })?;
+        if matches!(answer, OfTopic::Other) {
+            info!(
+                "the topic is another one than a moment ago, or has more or fewer partitions: looking at it again"
+            );
+            // Brokers may disagree about it for a while.
+            pause(context, BACK_OFF_MIN);
+        }
+        Some(answer)
     }
 
     /// Asks until there is an answer; `None` when the daemon shall end.

@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: a question to the broker that holds the merge, or that is asked again without a pause.
 
+use crate::broker::is_other;
 use crate::losses;
 use crate::merge::Extent;
 use crate::pipeline::{Ended, Environment};
@@ -198,8 +199,7 @@ impl<'a> Keeper<'a> {
     /// The watermarks of all partitions of the topic, if these are the ones that this run reads.
     fn all_watermarks(&mut self) -> Option<Vec<Watermarks>> {
         let now = self.environment.broker.look_up()?;
-        let other = now.topic_id.is_some() && now.topic_id != self.topic.topic_id;
-        if other || now.partitions != self.topic.partitions {
+        if is_other(self.topic, &now) {
             // What is looked for may lie where this run does not read.
             self.look_up_soon = true;
             return None;

@@ -28,33 +28,40 @@ pub fn say_waiting(headers: &[Header]) {
 
 /// A topic of the same name with another id: what was under way from the old one is gone.
 pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -> Result<(), ledger::Error> {
-    let Some(id) = &topic.topic_id else { return Ok(()) };
-    match store.meta("topic_id")? {
-        Some(known) if known == *id => Ok(()),
-        Some(_) => {
-            error!("the topic was deleted and made anew: reading begins at its beginning");
-            let under_way = store.load()?.transfers;
-            report.lost_with_the_topic(under_way.len() as u64);
-            for transfer in under_way {
-                let header = &transfer.header;
-                error!(
-                    "{}: lost with the old topic ({} of {} chunks were here) unless its uploader sends it again",
-                    escape_name(header.file.path.as_bytes()),
-                    transfer.chunks.count(),
-                    header.chunk_count()
-                );
-            }
-            store.forget_topic(id)
-        }
-        None => {
+    let id = topic.topic_id.as_deref();
+    match (id, store.meta("topic_id")?) {
+        (Some(id), Some(known)) if known == id => return Ok(()),
+        (Some(id), None) => {
             if store.learn_topic(id)? {
                 warn!(
                     "the broker tells the topic's id for the first time: the topic is read from its beginning, for it may be another one"
                 );
             }
-            Ok(())
+            return Ok(());
         }
+        (Some(_), Some(_)) => {}
+        // Without an id there is only this to see it by.
+        (None, _) if !has_lost_partitions(topic, store)? => return Ok(()),
+        (None, _) => {}
     }
+    error!("the topic was deleted and made anew: reading begins at its beginning");
+    let under_way = store.load()?.transfers;
+    report.lost_with_the_topic(under_way.len() as u64);
+    for transfer in under_way {
+        let header = &transfer.header;
+        error!(
+            "{}: lost with the old topic ({} of {} chunks were here) unless its uploader sends it again",
+            escape_name(header.file.path.as_bytes()),
+            transfer.chunks.count(),
+            header.chunk_count()
+        );
+    }
+    store.forget_topic(id)
+}
+
+/// Whether positions are known of partitions that the topic does not have. It may get more, never fewer.
+fn has_lost_partitions(topic: &TopicInfo, store: &Store) -> Result<bool, ledger::Error> {
+    Ok(store.load()?.staged.iter().any(|(partition, _)| *partition >= topic.partitions))
 }
 
 /// Says that runs of uploaders were forgotten, and when too many are left.
@@ -135,7 +142,7 @@ pub fn say_lost(lost: &Lost, report: &Report) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-    use crate::store::Store;
+    use super::*;
     use std::path::Path;
 
     #[test]
@@ -148,5 +155,24 @@ mod tests {
         assert!(store.learn_topic("another, or not").unwrap());
         assert_eq!(store.load().unwrap().staged, []);
         assert_eq!(store.meta("topic_id").unwrap().as_deref(), Some("another, or not"));
+    }
+
+    #[test]
+    fn a_topic_without_id_that_has_fewer_partitions_is_another_one() {
+        let topic = |partitions| TopicInfo {
+            topic_id: None,
+            partitions,
+            max_message_bytes: None,
+            timestamp_type_log_append: None,
+        };
+        let mut store = Store::open(Path::new(":memory:")).unwrap();
+        store.begin(&[(0, 7), (1, 7)], true).unwrap();
+        for partitions in [2, 3] {
+            assert!(!has_lost_partitions(&topic(partitions), &store).unwrap());
+        }
+        assert!(has_lost_partitions(&topic(1), &store).unwrap());
+        store.forget_topic(None).unwrap();
+        assert!(!has_lost_partitions(&topic(1), &store).unwrap());
+        assert_eq!(store.meta("topic_id").unwrap(), None);
     }
 }

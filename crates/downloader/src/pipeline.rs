@@ -4,7 +4,7 @@
 //! the next one begins from the ledger. So there is one way to start, and it is exercised all the time.
 //! What must never happen here: reading on after a failed barrier; a run that reads fewer partitions than it commits.
 
-use crate::broker::{Broker, RIGHTS_TIMEOUT};
+use crate::broker::{Broker, OfTopic, RIGHTS_TIMEOUT};
 use crate::commit::{Committer, Placement};
 use crate::keeper::Keeper;
 use crate::losses;
@@ -108,13 +108,22 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
         undecodable: environment.report.undecodable(),
         clock: Clock::system(),
     };
+    let mut other = false;
     let begun = recover::begin(partials, store, terms, |staged, has_ledger| {
-        let decisions = positions(environment, &topic, staged, has_ledger);
-        decisions.iter().for_each(|decisions| losses::say_positions(decisions, environment.report));
-        decisions
+        match positions(environment, &topic, staged, has_ledger)? {
+            OfTopic::Answer(decisions) => {
+                losses::say_positions(&decisions, environment.report);
+                Some(decisions)
+            }
+            OfTopic::Other => {
+                other = true;
+                None
+            }
+        }
     });
     let Begun { shared, delivered, decisions } = match begun {
         Ok(Some(begun)) => begun,
+        Ok(None) if other => return Ok(Ended::Changed),
         Ok(None) => return Ok(Ended::Done),
         Err(failure) => return Ok(Ended::Failed(failure)),
     };
@@ -157,14 +166,17 @@ fn open_files_max(settings: &DownloaderSettings) -> usize {
     wanted.min(possible) as usize
 }
 
+/// Where this topic's partitions are read from; `None` when the daemon is to end.
 fn positions(
     environment: &Environment<'_>,
     topic: &TopicInfo,
     staged: &[(i32, i64)],
     begun: bool,
-) -> Option<Vec<Decision>> {
+) -> Option<OfTopic<Vec<Decision>>> {
     let (broker, context, count) = (environment.broker, environment.context, topic.partitions);
-    let marks = broker.wait_for(context, |broker| broker.watermarks(count))?;
+    let OfTopic::Answer(marks) = broker.watermarks_of(context, topic)? else {
+        return Some(OfTopic::Other);
+    };
     let committed = if begun { vec![None; count as usize] } else { committed(environment, count)? };
     if committed.iter().any(Option::is_some) {
         info!(
@@ -178,7 +190,10 @@ fn positions(
         Start::Latest => marks.iter().map(|marks| marks.high).collect(),
         Start::At(time) => {
             let ms = time.as_millisecond();
-            broker.wait_for(context, |broker| broker.offsets_for_time(count, ms))?
+            match broker.offsets_for_time(context, topic, ms)? {
+                OfTopic::Answer(offsets) => offsets,
+                OfTopic::Other => return Some(OfTopic::Other),
+            }
         }
     };
     let known: Vec<Known> = (0..count)
@@ -189,7 +204,7 @@ fn positions(
             Known { staged, committed, marks, start }
         })
         .collect();
-    Some(decide(&known, begun))
+    Some(OfTopic::Answer(decide(&known, begun)))
 }
 
 /// What the group settled, for a downloader that lost its state.

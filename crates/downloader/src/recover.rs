@@ -45,7 +45,7 @@ pub struct Begun<D: Disk = PartialStore> {
 }
 
 /// Takes up what the ledger and the disk have. `positions` decides where reading begins, from the staged watermarks and
-/// from whether the ledger knows an earlier start; `None` when the daemon is to end before it could.
+/// from whether the ledger knows an earlier start; `None` when it could not, since the daemon is to end or the topic is another one.
 pub fn begin<D: Disk>(
     disk: D,
     store: &mut Store,

@@ -173,9 +173,9 @@ impl Store {
 
     /// Forgets positions and open transfers: the topic they belonged to is gone. Closed ids stay closed, and the new
     /// topic is read from its beginning.
-    pub fn forget_topic(&mut self, new_topic_id: &str) -> Result<(), ledger::Error> {
+    pub fn forget_topic(&mut self, new_topic_id: Option<&str>) -> Result<(), ledger::Error> {
         self.ledger.transaction(|tx| {
-            write_meta(tx, "topic_id", new_topic_id)?;
+            new_topic_id.map_or(Ok(()), |id| write_meta(tx, "topic_id", id))?;
             write_meta(tx, BEGINNING, "1")?;
             // The old topic's offsets say nothing about this one.
             tx.execute_batch("DELETE FROM partition; DELETE FROM transfer; DELETE FROM epoch;")
@@ -189,7 +189,7 @@ impl Store {
             self.set_meta("topic_id", topic_id)?;
             return Ok(false);
         }
-        self.forget_topic(topic_id)?;
+        self.forget_topic(Some(topic_id))?;
         Ok(true)
     }
 

@@ -20,6 +20,8 @@ use crate::{Error, Result};
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// What a service may take for the details we can do without.
 const DETAIL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Times that a topic may be missing which metadata knows; then it is a service that cannot describe it.
+const MISSING_MAX: u32 = 10;
 /// After so long a look at the distance is not repeated: the way is so long that a busy broker makes no difference.
 const DISTANCE_ENOUGH: Duration = Duration::from_secs(1);
 /// Dropping waits this long for librdkafka's threads.
@@ -119,11 +121,11 @@ impl Admin {
     /// Asks for the topic's partitions and limits. Waits up to `timeout`.
     pub fn look_up(&self, timeout: Duration) -> Result<TopicInfo> {
         let deadline = Instant::now() + timeout;
-        let partitions = self.metadata(deadline)?.partitions;
+        let (topic_id, partitions) = self.identity(deadline)?;
         let detail = deadline.min(Instant::now() + DETAIL_TIMEOUT);
         let config = if self.asks_config { self.describe_config(detail) } else { None };
         Ok(TopicInfo {
-            topic_id: self.topic_id(detail),
+            topic_id,
             partitions,
             max_message_bytes: config.as_ref().and_then(|config| config.max_message_bytes),
             timestamp_type_log_append: config.as_ref().and_then(|config| config.log_append_time),
@@ -293,12 +295,28 @@ impl Admin {
         Ok(seen)
     }
 
-    /// The topic's uuid, `None` when it cannot be had.
-    fn topic_id(&self, deadline: Instant) -> Option<String> {
-        Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS)
-            .topic_id(&self.c_topic, deadline)
-            .ok()
-            .flatten()
+    /// The topic's uuid, `None` when it cannot be had, and the partitions of the topic that has it.
+    fn identity(&self, deadline: Instant) -> Result<(Option<String>, i32)> {
+        let mut left = MISSING_MAX;
+        loop {
+            let partitions = self.metadata(deadline)?.partitions;
+            // Half of the time: a service that does not answer this may still tell the limits.
+            let half = deadline.saturating_duration_since(Instant::now()) / 2;
+            let described =
+                Request::new(self.client(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS)
+                    .identity(&self.c_topic, Instant::now() + half.min(DETAIL_TIMEOUT));
+            match described {
+                Ok(Some((id, described))) if described > 0 => return Ok((id, described)),
+                // Deleted since metadata knew it, perhaps to be made anew, or this broker is the last to hear of it. A topic that is
+                // gone must not be taken for one whose id nobody tells.
+                Err(Error::TopicMissing { .. }) if left > 0 && Instant::now() + RETRY_AFTER < deadline => {
+                    left -= 1;
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                Ok(described) => return Ok((described.and_then(|(id, _)| id), partitions)),
+                Err(_) => return Ok((None, partitions)),
+            }
+        }
     }
 
     /// The limits, `None` when they cannot be had. Right after creation a broker may not know the topic here yet.

@@ -295,17 +295,19 @@ impl<'c> Request<'c> {
         }
     }
 
-    /// The topic's uuid; `Ok(None)` when the broker gives none.
-    pub(crate) fn topic_id(&self, topic: &CStr, deadline: Instant) -> Result<Option<String>> {
-        // SAFETY: the description is live for the call; the text is copied at once.
-        let id = self.describe_topic(topic, deadline, |description| unsafe {
+    /// The topic's uuid, if the broker gives one, and its partitions, from one answer.
+    pub(crate) fn identity(&self, topic: &CStr, deadline: Instant) -> Result<Option<(Option<String>, i32)>> {
+        let mut count = 0;
+        // SAFETY: the description is live for the call, a place for the count; the text is copied at once.
+        self.describe_topic(topic, deadline, |description| unsafe {
+            sys::rd_kafka_TopicDescription_partitions(description, &raw mut count);
             let id = sys::rd_kafka_TopicDescription_topic_id(description);
             let known = !id.is_null()
                 && (sys::rd_kafka_Uuid_most_significant_bits(id) != 0
                     || sys::rd_kafka_Uuid_least_significant_bits(id) != 0);
-            known.then(|| ffi::text(sys::rd_kafka_Uuid_base64str(id)))
-        })?;
-        Ok(id.flatten())
+            let id = known.then(|| ffi::text(sys::rd_kafka_Uuid_base64str(id)));
+            (id, i32::try_from(count).unwrap_or(i32::MAX))
+        })
     }
 
     /// What this client may do with the topic; `Ok(None)` when the broker does not say.

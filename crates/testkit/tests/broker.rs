@@ -1,5 +1,6 @@
 //! The real broker: what is on it survives a stop and a crash, and it keeps its port.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use testkit::{Broker, LONG, shared_broker, topic, unique_topic, wait_until};
@@ -65,4 +66,28 @@ fn acknowledged_records_survive_stop_kill_and_freeze() {
         values(&bootstrap, &name),
         [&b"before the stop"[..], b"before the crash", b"after the freeze"]
     );
+}
+
+#[test]
+fn a_look_that_succeeds_tells_the_topics_id_also_while_the_topic_is_made_anew() {
+    let broker = shared_broker();
+    let name = unique_topic("anew");
+    broker.create_topic(&name, 2, &[]);
+    let (looking, changing) = (broker.admin(&name), broker.admin(&name));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for partitions in 1..30 {
+                assert!(wait_until(LONG, || changing.delete_topic(LOOKUP).is_ok()));
+                let made = || changing.create_topic(partitions, 1, &[], LOOKUP).is_ok();
+                assert!(wait_until(LONG, made));
+            }
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            if let Ok(info) = looking.look_up(LOOKUP) {
+                assert!(info.topic_id.is_some(), "{info:?}");
+            }
+        }
+    });
 }
