@@ -20,7 +20,7 @@ struct Options {
     /// How long, when neither --full nor --times says how often.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Draws everything; printed at the start.
+    /// Draws everything, and is the first scenario's own; printed at the start, and with each scenario.
     #[arg(long)]
     seed: Option<u64>,
     /// Only these scenarios.
@@ -51,13 +51,26 @@ fn main() -> ExitCode {
     println!("seed {seed}");
     let chosen: Vec<&Scenario> = if options.only.is_empty() { all().collect() } else { options.only.clone() };
     let mut soak = Soak { rows: BTreeMap::new(), broken: Vec::new(), began: Instant::now() };
-    let random = StdRng::seed_from_u64(seed);
+    let seeds = Seeds { first: Some(seed), random: StdRng::seed_from_u64(seed) };
     if options.full || options.times.is_some() {
-        soak.each(random, &chosen, options.times);
+        soak.each(seeds, &chosen, options.times);
     } else {
-        soak.by_chance(random, &chosen, Duration::from_secs(options.minutes * 60));
+        soak.by_chance(seeds, &chosen, Duration::from_secs(options.minutes * 60));
     }
     soak.report()
+}
+
+/// Of the scenarios, one after the other. The first is the one that was given, so that a row that was not clean can be run again by its
+/// own.
+struct Seeds {
+    first: Option<u64>,
+    random: StdRng,
+}
+
+impl Seeds {
+    fn next(&mut self) -> u64 {
+        self.first.take().unwrap_or_else(|| self.random.random())
+    }
 }
 
 struct Soak {
@@ -68,23 +81,23 @@ struct Soak {
 
 impl Soak {
     /// Once through, `times` times each or as often as a full run wants, in rounds.
-    fn each(&mut self, mut random: StdRng, chosen: &[&'static Scenario], times: Option<u32>) {
+    fn each(&mut self, mut seeds: Seeds, chosen: &[&'static Scenario], times: Option<u32>) {
         for scenario in chosen {
             let mut left = times.unwrap_or(scenario.full);
             while left > 0 {
                 let times = left.min(scenario.round.max(1));
-                self.once(scenario, random.random(), times);
+                self.once(scenario, seeds.next(), times);
                 left -= times;
             }
         }
     }
 
     /// Each once, so that the table has no empty rows; then by chance until the time is over.
-    fn by_chance(&mut self, mut random: StdRng, chosen: &[&'static Scenario], time: Duration) {
+    fn by_chance(&mut self, mut seeds: Seeds, chosen: &[&'static Scenario], time: Duration) {
         let mut first = chosen.iter();
         while self.began.elapsed() < time {
-            let Some(scenario) = first.next().or_else(|| chosen.choose(&mut random)) else { return };
-            self.once(scenario, random.random(), scenario.round);
+            let Some(scenario) = first.next().or_else(|| chosen.choose(&mut seeds.random)) else { return };
+            self.once(scenario, seeds.next(), scenario.round);
         }
     }
 
