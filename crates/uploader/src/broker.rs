@@ -4,6 +4,7 @@
 //! What must never happen here: a record allowed before every partition has answered for itself (a fresh partition may
 //! lose an acknowledged record), or a fault logged more than once in 30 seconds.
 
+use crate::bell::{Bell, Reporter};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use daemon::{CreateTopic, ProfileLimits, Shutdown, Throttle};
 use kafka::{Admin, Distance, Error, Settings, TopicInfo};
@@ -65,14 +66,15 @@ pub struct Subject {
 }
 
 impl Watch {
-    /// Starts watching. Fails only on the configuration.
-    pub fn start(subject: Subject, shutdown: Shutdown) -> Result<Watch, daemon::Stop> {
+    /// Starts watching; `bell` is rung for each report. Fails only on the configuration.
+    pub fn start(subject: Subject, bell: &Bell, shutdown: Shutdown) -> Result<Watch, daemon::Stop> {
         let mut admin = Admin::new(&subject.settings)
             .map_err(|error| daemon::Stop::new(daemon::Exit::Configuration, error.to_string()))?;
         if !subject.ask_config {
             admin = admin.without_topic_config();
         }
         let (reporter, reports) = bounded(1);
+        let reporter = Reporter::new(reporter, bell);
         let (asks, asked) = bounded(1);
         let throttle = Arc::new(Throttle::default());
         let said = Arc::clone(&throttle);
@@ -154,7 +156,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, reporter: &Sender<Look>) {
+    fn run(mut self, reporter: &Reporter<Look>) {
         let mut back_off = BACK_OFF_MIN;
         loop {
             let number = begin(&self.begun);

@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: touching a file whose DONE is not durable, or that is not the one that was sent.
 
+use crate::bell::{Bell, Reporter};
 use crate::reader::Place;
 use crate::scheduler::{Key, SequenceId};
 use crate::spool::{Identity, Retired, SpoolDir, retire, sync_retired};
@@ -43,9 +44,11 @@ impl Disposal {
     }
 
     /// Starts the thread. It is never waited for: an order that is not done is found in the ledger at the next start.
-    pub fn start(outstanding_max: usize, stage: Stage) -> io::Result<Disposal> {
+    /// `bell` is rung for each report.
+    pub fn start(outstanding_max: usize, bell: &Bell, stage: Stage) -> io::Result<Disposal> {
         let (orders, inbox) = bounded::<Order>(outstanding_max);
         let (outbox, reports) = bounded(outstanding_max);
+        let outbox = Reporter::new(outbox, bell);
         std::thread::Builder::new().name("disposal".into()).spawn(move || {
             while let Ok(first) = inbox.recv() {
                 let _work = stage.work();

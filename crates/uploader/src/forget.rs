@@ -3,9 +3,10 @@
 //! Looks once a day, slowly. What must never happen here: forgetting because a folder is not mounted. A file must be
 //! missing at every look of a week, at least at seven, before its entry goes; forgotten, it would be sent again if it came back.
 
+use crate::bell::{Bell, Reporter};
 use crate::records::Change;
 use crate::spool::SpoolDir;
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, bounded, select};
 use daemon::{Shutdown, SpoolSettings};
 use ledger::rusqlite::{self, Connection, params};
 use protocol::RelativePath;
@@ -31,13 +32,15 @@ const PAGE_ROWS: usize = 1_000;
 /// …and the pause after each.
 const PAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Starts the thread; its findings are to be written into the ledger.
+/// Starts the thread; its findings, for each of which `bell` is rung, are to be written into the ledger.
 pub fn start(
     spools: Vec<Arc<SpoolDir>>,
     ledger: PathBuf,
+    bell: &Bell,
     shutdown: Shutdown,
 ) -> std::io::Result<Receiver<Change>> {
     let (findings, receiver) = bounded(1);
+    let findings = Reporter::new(findings, bell);
     // Detached: it only reads.
     std::thread::Builder::new().name("forget".into()).spawn(move || {
         let mut wait = FIRST_LOOK;
@@ -76,7 +79,7 @@ fn ended(shutdown: &Shutdown, wait: Duration) -> bool {
 fn look(
     spool: &SpoolSettings,
     ledger: &Path,
-    findings: &Sender<Change>,
+    findings: &Reporter<Change>,
     shutdown: &Shutdown,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let connection = ledger::open_read_only(ledger)?;

@@ -2,6 +2,7 @@
 //!
 //! What must never happen here: a report before the commit, an unbounded batch, or another write after a failed one.
 
+use crate::bell::{Bell, Reporter};
 use crate::records::{Request, apply};
 use crate::scheduler::{Key, Step};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -38,10 +39,16 @@ impl LedgerThread {
         (LedgerThread { requests: Some(requests), reports, thread: None }, inbox, outbox)
     }
 
-    /// Starts the thread. `outstanding_max` bounds the requests the caller has out at any time.
-    pub fn start(ledger: Ledger, outstanding_max: usize, stage: Stage) -> std::io::Result<LedgerThread> {
+    /// Starts the thread. `outstanding_max` bounds the requests the caller has out at any time; `bell` is rung for each report.
+    pub fn start(
+        ledger: Ledger,
+        outstanding_max: usize,
+        bell: &Bell,
+        stage: Stage,
+    ) -> std::io::Result<LedgerThread> {
         let (requests, inbox) = bounded(outstanding_max);
         let (outbox, reports) = bounded(outstanding_max + 1);
+        let outbox = Reporter::new(outbox, bell);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || write_all(ledger, &inbox, &outbox, &stage))?;
@@ -58,7 +65,7 @@ impl LedgerThread {
     }
 }
 
-fn write_all(mut ledger: Ledger, inbox: &Receiver<Request>, outbox: &Sender<Report>, stage: &Stage) {
+fn write_all(mut ledger: Ledger, inbox: &Receiver<Request>, outbox: &Reporter<Report>, stage: &Stage) {
     while let Ok(first) = inbox.recv() {
         let _work = stage.work();
         let batch: Vec<Request> =

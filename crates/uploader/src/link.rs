@@ -4,7 +4,7 @@
 //! life. What must never happen here: a record that is neither reported nor handed back, a send that waits, or two
 //! clients for one partition at a time, beyond what a predecessor still has.
 
-use crate::bell::{Bell, bell};
+use crate::bell::{Bell, Reporter, bell};
 use crate::scheduler::Token;
 use crate::turns::{Held, Turns};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -57,19 +57,7 @@ pub struct Link {
 }
 
 /// Where the clients' threads put their reports.
-#[derive(Clone)]
-struct Outbox {
-    reports: Sender<Delivery<Flight>>,
-    bell: Bell,
-}
-
-impl Outbox {
-    fn put(&self, delivery: Delivery<Flight>) {
-        // The channel holds all that may be outstanding; an error means that the process ends.
-        let _the_engine_is_gone = self.reports.send(delivery);
-        self.bell.ring();
-    }
-}
+type Outbox = Reporter<Delivery<Flight>>;
 
 /// One of the clients, and its successors when it dies.
 struct Member {
@@ -106,10 +94,10 @@ impl Link {
         tuning: ProducerTuning,
         outstanding_max: usize,
         clients: usize,
-        bell: Bell,
+        bell: &Bell,
     ) -> kafka::Result<Link> {
         let (outbox, reports) = bounded(outstanding_max);
-        let outbox = Outbox { reports: outbox, bell };
+        let outbox = Outbox::new(outbox, bell);
         let (members, old) = (Vec::new(), Vec::new());
         let turns = Turns::new(kafka::partition_in_flight(&settings, &tuning), FULL_BATCH_BYTES);
         let mut link = Link { settings, tuning, members, number: 0, outbox, reports, old, turns };
@@ -134,7 +122,7 @@ impl Link {
             tuning,
             members,
             number: clients,
-            outbox: Outbox { reports: outbox.clone(), bell: bell().0 },
+            outbox: Outbox::new(outbox.clone(), &bell().0),
             reports,
             old: Vec::new(),
             turns: Turns::new(Some(HANDED_IN_FLIGHT), 0),
@@ -305,7 +293,11 @@ impl Link {
 
 fn start(settings: &Settings, tuning: &ProducerTuning, outbox: &Outbox) -> kafka::Result<Producer<Flight>> {
     let outbox = outbox.clone();
-    Producer::new(settings, tuning, Box::new(move |delivery| outbox.put(delivery)))
+    let put = move |delivery| {
+        // The channel holds all that may be outstanding; an error means that the process ends.
+        let _the_engine_is_gone = outbox.send(delivery);
+    };
+    Producer::new(settings, tuning, Box::new(put))
 }
 
 #[cfg(test)]
@@ -317,19 +309,6 @@ mod tests {
 
     /// Longest wait for the client's own thread.
     const PATIENCE: Duration = Duration::from_secs(60);
-
-    #[test]
-    fn every_report_wakes_the_engine() {
-        let (reports, all) = bounded(100);
-        let (bell, rung) = bell();
-        let outbox = Outbox { reports, bell };
-        let flight = Flight { token: token(1), tries: 0, producer: 0 };
-        for outcome in [Outcome::Acknowledged { offset: 7 }, Outcome::Unproven] {
-            outbox.put(Delivery { partition: 0, token: flight, value: vec![0; 10].into(), outcome });
-            assert!(rung.try_recv().is_ok());
-        }
-        assert_eq!(all.try_iter().count(), 2);
-    }
 
     fn link() -> Link {
         link_of(1)
@@ -345,7 +324,7 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients, bell().0).unwrap()
+        Link::new(settings, tuning, 100, clients, &bell().0).unwrap()
     }
 
     fn fail(link: &Link) {

@@ -23,6 +23,7 @@ mod start;
 pub use resume::prefix_of;
 pub use start::run;
 
+use crate::bell::Ear;
 use crate::broker::{RecordLimit, Watch};
 use crate::clients::Situation;
 use crate::disposal::{Disposal, Order};
@@ -34,7 +35,7 @@ use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Scheduler, Token};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir, SpoolHandle};
 use crate::wire;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use daemon::{Clock, Context, Exit, Stop, Throttle, UploaderSettings};
 use files::Files;
 use kafka::{TopicInfo, Value};
@@ -100,8 +101,8 @@ pub struct Engine {
     spread: bool,
 
     ledger: LedgerThread,
-    /// Readers or clients have something to report that should be looked at.
-    rung: Receiver<()>,
+    /// Somebody has something to report that should be looked at.
+    ear: Ear,
     readers: Readers,
     buffers: Arc<Buffers>,
     link: Link,
@@ -162,7 +163,7 @@ impl Engine {
     fn run(&mut self) -> Result<(), Stop> {
         let shutdown = self.context.shutdown.clone();
         loop {
-            self.wait_and_take(shutdown.channel())?;
+            self.wait_and_take()?;
             self.turn()?;
             if shutdown.requested() {
                 return self.drain();
@@ -192,55 +193,46 @@ impl Engine {
     }
 
     /// Waits for something to happen and takes in what is there.
-    fn wait_and_take(&mut self, end: &Receiver<()>) -> Result<(), Stop> {
+    fn wait_and_take(&mut self) -> Result<(), Stop> {
         let pause = self.pause();
-        let nothing = never();
-        let ready = if self.takes_files() { &self.ready } else { &nothing };
-        select! {
-            recv(ready) -> file => match file {
-                Ok(file) => self.offer(file),
-                // It ends by itself when the process is to end.
-                Err(_) if self.context.shutdown.requested() => self.ready = never(),
-                Err(_) => return Err(self.worker_died("spool")),
-            },
-            recv(self.ledger.reports) -> report => match report {
-                Ok(report) => self.ledger_report(report)?,
-                Err(_) => return Err(self.worker_died("ledger")),
-            },
-            // What readers and clients report is taken below.
-            recv(self.rung) -> _ => {}
-            recv(self.disposal.reports) -> report => match report {
-                Ok((order, retired)) => self.put_away(order, retired),
-                Err(_) => return Err(self.worker_died("disposal")),
-            },
-            recv(self.watch.reports) -> look => match look {
-                Ok(look) => self.topic_report(look)?,
-                Err(_) if self.context.shutdown.requested() => self.watch.reports = never(),
-                Err(_) => return Err(self.worker_died("topic watch")),
-            },
-            recv(self.license) -> change => match change {
-                Ok(()) => self.license_changed()?,
-                Err(_) => self.license = never(),
-            },
-            recv(self.forgotten) -> change => match change {
-                Ok(change) => self.write(Request { change, report: None })?,
-                Err(_) => self.forgotten = never(),
-            },
-            recv(end) -> _ => {}
-            default(pause) => {}
+        if !pause.is_zero() {
+            self.ear.wait(pause);
         }
+        self.take_what_is_rare()?;
         self.take_what_is_there()
     }
 
-    /// More of what has come already: one turn for many events.
+    /// What comes now and then.
+    fn take_what_is_rare(&mut self) -> Result<(), Stop> {
+        match self.watch.reports.try_recv() {
+            Ok(look) => self.topic_report(look)?,
+            Err(TryRecvError::Disconnected) if !self.context.shutdown.requested() => {
+                return Err(self.worker_died("topic watch"));
+            }
+            Err(_) => {}
+        }
+        // Whose other ends may be gone: when nothing can change any more, and when the process is to end.
+        if self.license.try_recv().is_ok() {
+            self.license_changed()?;
+        }
+        if let Ok(change) = self.forgotten.try_recv() {
+            self.write(Request { change, report: None })?;
+        }
+        Ok(())
+    }
+
+    /// One turn for many events.
     fn take_what_is_there(&mut self) -> Result<(), Stop> {
         for _ in 0..REPORTS_AT_ONCE {
             let Ok(delivery) = self.link.reports.try_recv() else { break };
             self.delivered(delivery)?;
         }
         for _ in 0..REPORTS_AT_ONCE {
-            let Ok(report) = self.ledger.reports.try_recv() else { break };
-            self.ledger_report(report)?;
+            match self.ledger.reports.try_recv() {
+                Ok(report) => self.ledger_report(report)?,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(self.worker_died("ledger")),
+            }
         }
         for _ in 0..REPORTS_AT_ONCE {
             match self.readers.outcomes.try_recv() {
@@ -250,17 +242,36 @@ impl Engine {
             }
         }
         for _ in 0..REPORTS_AT_ONCE {
-            let Ok((order, retired)) = self.disposal.reports.try_recv() else { break };
-            self.put_away(order, retired);
+            match self.disposal.reports.try_recv() {
+                Ok((order, retired)) => self.put_away(order, retired),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(self.worker_died("disposal")),
+            }
         }
         for _ in 0..REPORTS_AT_ONCE {
             if !self.takes_files() {
                 break;
             }
-            let Ok(file) = self.ready.try_recv() else { break };
-            self.offer(file);
+            match self.ready.try_recv() {
+                Ok(file) => self.offer(file),
+                // It ends by itself when the process is to end.
+                Err(TryRecvError::Disconnected) if !self.context.shutdown.requested() => {
+                    return Err(self.worker_died("spool"));
+                }
+                Err(_) => break,
+            }
         }
         Ok(())
+    }
+
+    /// Whether there is more than was taken at once, or taken now that there is room for it: nobody may ring for it again.
+    fn more_lies_there(&self) -> bool {
+        !self.link.reports.is_empty()
+            || !self.ledger.reports.is_empty()
+            || self.readers.outcomes.len() >= OUTCOMES_LEFT_MAX
+            || !self.disposal.reports.is_empty()
+            || !self.forgotten.is_empty()
+            || (self.takes_files() && !self.ready.is_empty())
     }
 
     /// How long to wait when nothing happens.
@@ -272,8 +283,7 @@ impl Engine {
             (true, false) => IDLE_INTERVAL,
             (false, _) => PAINT_INTERVAL,
         };
-        // More reports than are taken at once, and nobody may ring again.
-        if !self.link.reports.is_empty() || self.readers.outcomes.len() >= OUTCOMES_LEFT_MAX {
+        if self.more_lies_there() {
             return Duration::ZERO;
         }
         let parked = self.parked.keys().next().map(|(due, _)| due.saturating_sub(now));
@@ -302,9 +312,8 @@ impl Engine {
         let begun = Instant::now();
         let now = self.now();
         self.scheduler.apply(now, Event::Drain);
-        let nobody = never();
         while begun.elapsed() < DRAIN_MAX && self.is_something_out() {
-            self.wait_and_take(&nobody)?;
+            self.wait_and_take()?;
             self.turn()?;
         }
         self.scheduler.apply(self.now(), Event::Tick);

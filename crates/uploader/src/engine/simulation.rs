@@ -4,6 +4,7 @@
 //! daemon's own. What must never happen here: a decision that the daemon takes elsewhere.
 
 use super::{Engine, Files, Outstanding, Spool};
+use crate::bell::bell;
 use crate::broker::{Look, RecordLimit, Watch};
 use crate::clients::Situation;
 use crate::disposal::Disposal;
@@ -243,7 +244,7 @@ impl Uploader {
             spread,
             ledger,
             // The simulation looks in every turn.
-            rung: never(),
+            ear: bell().1,
             readers,
             buffers: Arc::clone(&buffers),
             link,

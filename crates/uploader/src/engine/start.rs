@@ -6,7 +6,7 @@
 use super::actions::configuration;
 use super::offers::Failures;
 use super::{Engine, Outstanding, RECORDS_MAX, Spool};
-use crate::bell::bell;
+use crate::bell::{Bell, Reporter, bell, ring_for_others};
 use crate::broker::{RecordLimit, Subject, Watch};
 use crate::clients::{self, Situation};
 use crate::disposal::Disposal;
@@ -73,11 +73,12 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let counters = Arc::new(SpoolCounters::default());
     let remembered = Box::new(SentFiles::open(&ledger_path).map_err(ledger_stop)?);
     let status = context.status.clone();
+    let (bell, ear) = bell();
     let stage = |name: &str| status.stage(name, DISK_LIMIT);
     let spool = spool::start(
         dirs.clone(),
         remembered,
-        ready_sender,
+        Reporter::new(ready_sender, &bell),
         answers_receiver,
         context.shutdown.clone(),
         Arc::clone(&counters),
@@ -86,7 +87,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
 
     let profile = daemon::profile_limits(settings.common.kafka_profile, bootstrap(&settings));
     let kafka = kafka_settings(&settings, &profile);
-    let watch = start_watch(&settings, &profile, &kafka, &context)?;
+    let watch = start_watch((&settings, &profile, &kafka), &bell, &context)?;
     let Some(topic) = wait_for_topic(&watch, &settings, &context)? else { return Ok(()) };
 
     // Before it is asked: a change in between must not be missed.
@@ -108,7 +109,6 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
     let transfers_max = TRANSFERS_MAX + found.len();
     let records_max = RECORDS_MAX + transfers_max;
     let buffers = Arc::new(Buffers::default());
-    let (bell, rung) = bell();
     let thread_stop = |error: std::io::Error| Stop::io("cannot start a thread", &error);
     let mut engine = Engine {
         scheduler: Scheduler::new(Setup {
@@ -125,22 +125,24 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         once: run.once,
         spread,
         // A transfer has at most a step, a progress record and a retirement out at a time.
-        ledger: LedgerThread::start(ledger, 3 * transfers_max, stage("ledger")).map_err(thread_stop)?,
+        ledger: LedgerThread::start(ledger, 3 * transfers_max, &bell, stage("ledger"))
+            .map_err(thread_stop)?,
         readers: Readers::start(&buffers, records_max, &bell, stage).map_err(thread_stop)?,
-        rung,
+        ear,
         buffers,
-        link: Link::new(kafka, tuning, records_max, clients::number(situation), bell)
+        link: Link::new(kafka, tuning, records_max, clients::number(situation), &bell)
             .map_err(configuration)?,
         situation,
-        disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, stage("disposal")).map_err(thread_stop)?,
+        disposal: Disposal::start(RETIRING_MAX + UNFINISHED_MAX, &bell, stage("disposal"))
+            .map_err(thread_stop)?,
         watch,
         spool: Some(spool),
         spool_counters: counters,
         answers_given: 0,
         ready,
         answers,
-        license,
-        forgotten: forget::start(dirs, ledger_path, context.shutdown.clone()).map_err(thread_stop)?,
+        forgotten: forget::start(dirs, ledger_path, &bell, context.shutdown.clone()).map_err(thread_stop)?,
+        license: ring_for_others(bell, context.shutdown.clone(), license).map_err(thread_stop)?,
         answers_waiting: VecDeque::new(),
         parked: BTreeMap::new(),
         parked_number: 0,
@@ -225,16 +227,15 @@ fn lock_state(settings: &UploaderSettings) -> Result<DirLock, Stop> {
 }
 
 fn start_watch(
-    settings: &UploaderSettings,
-    profile: &ProfileLimits,
-    kafka: &kafka::Settings,
+    (settings, profile, kafka): (&UploaderSettings, &ProfileLimits, &kafka::Settings),
+    bell: &Bell,
     context: &Context,
 ) -> Result<Watch, Stop> {
     let create = settings.common.create_topic.filter(|_| profile.can_create_topic);
     let interval = settings.common.metadata_interval;
     let ask_config = profile.rely_on_describe_configs;
     let subject = Subject { settings: kafka.clone(), create, ask_config, interval };
-    Watch::start(subject, context.shutdown.clone())
+    Watch::start(subject, bell, context.shutdown.clone())
 }
 
 /// Waits, for ever, until the topic is known; `None` when the process is to end.

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::bell::Reporter;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use daemon::status::Stage;
 use daemon::{Exit, Shutdown, SpoolSettings, Stop, Throttle};
@@ -192,7 +193,7 @@ pub fn open(spools: &[SpoolSettings]) -> Result<Vec<Arc<SpoolDir>>, Stop> {
 pub fn start(
     spools: Vec<Arc<SpoolDir>>,
     remembered: Box<dyn Remembered>,
-    ready: Sender<Ready>,
+    ready: Reporter<Ready>,
     answers: Receiver<Answer>,
     shutdown: Shutdown,
     counters: Arc<SpoolCounters>,

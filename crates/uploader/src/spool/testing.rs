@@ -3,6 +3,7 @@
 //! What must never happen here: a wait without an end.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use crate::bell::{Reporter, bell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
@@ -114,7 +115,7 @@ impl Running {
         let handle = start(
             dirs.clone(),
             Box::new(memory.clone()),
-            ready_in,
+            Reporter::new(ready_in, &bell().0),
             answers_out,
             shutdown.clone(),
             Arc::clone(&counters),

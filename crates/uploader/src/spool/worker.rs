@@ -15,6 +15,7 @@ use protocol::RelativePath;
 use super::shell::{SLICE, Shell, Tools};
 use super::watch::Waker;
 use super::{Answer, Ready, Remembered, SpoolCounters};
+use crate::bell::Reporter;
 
 /// Somebody wants to know about a file.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Question {
 pub(super) struct Worker {
     pub(super) shells: Vec<Shell>,
     pub(super) remembered: Box<dyn Remembered>,
-    pub(super) ready: Sender<Ready>,
+    pub(super) ready: Reporter<Ready>,
     pub(super) answers: Receiver<Answer>,
     pub(super) questions: Receiver<Question>,
     pub(super) shutdown: Shutdown,
@@ -119,8 +120,18 @@ impl Worker {
         true
     }
 
-    /// Fills the engine's queue, one file of each spool in turn. True: some file had to wait.
+    /// Fills the engine's queue, and wakes it once for all. True: some file had to wait.
     fn hand_over(&mut self, turn: &mut usize) -> Result<bool, EngineGone> {
+        let before = self.counters.handed_over.load(Relaxed);
+        let full = self.fill(turn);
+        if self.counters.handed_over.load(Relaxed) != before {
+            self.ready.ring();
+        }
+        full
+    }
+
+    /// One file of each spool in turn, until there is no room, or no file.
+    fn fill(&mut self, turn: &mut usize) -> Result<bool, EngineGone> {
         let mut empty = 0;
         while empty < self.shells.len() {
             let index = *turn % self.shells.len();
@@ -132,7 +143,7 @@ impl Worker {
             };
             empty = 0;
             let (path, identity) = (ready.path.clone(), ready.identity);
-            match self.ready.try_send(ready) {
+            match self.ready.channel().try_send(ready) {
                 Ok(()) => {
                     shell.handed_over(&path, &identity);
                     self.counters.handed_over.fetch_add(1, Relaxed);
@@ -189,7 +200,7 @@ impl Worker {
             select.recv(&self.questions);
         }
         if waiting {
-            select.send(&self.ready);
+            select.send(self.ready.channel());
         }
         // What is ready is found by the next turn of the loop.
         match self.shells.iter().filter_map(Shell::deadline).min() {

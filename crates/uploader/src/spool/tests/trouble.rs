@@ -1,6 +1,7 @@
 //! Lost events, files that change, an engine that is slow or cannot send, a folder that disappears.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use crate::bell::{Reporter, bell};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -164,7 +165,7 @@ fn several_spools_take_turns_and_a_ledger_that_cannot_answer_is_asked_again() {
     let handle = start(
         dirs,
         Box::new(Forgetful(3)),
-        ready_in,
+        Reporter::new(ready_in, &bell().0),
         answers,
         shutdown.clone(),
         counters,
@@ -197,7 +198,7 @@ fn the_thread_ends_when_the_engine_is_gone() {
     let handle = start(
         dirs,
         Box::new(Forgetful(0)),
-        ready_in,
+        Reporter::new(ready_in, &bell().0),
         answers,
         Shutdown::new(),
         counters,
