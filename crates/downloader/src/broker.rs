@@ -26,6 +26,10 @@ const NEAR: Duration = Duration::from_millis(300);
 const NEAR_WAY: Duration = Duration::from_millis(5);
 /// Questions for the length of the way, at most; the shortest time counts.
 const WAY_QUESTIONS: usize = 10;
+/// Looks at a topic without id that has fewer partitions than before, beside the first: a broker may be the last to hear of new ones…
+const STILL_LOOKS: u32 = 3;
+/// …and the time before each.
+const STILL_PAUSE: Duration = Duration::from_secs(2);
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -96,6 +100,11 @@ impl Broker {
         Duration::from_millis(self.ask_ms.load(Ordering::Relaxed))
     }
 
+    fn ask_longer(&self) {
+        let longer = (self.ask_time() * 2).min(ASK_MAX);
+        self.ask_ms.store(longer.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// Whether the way to the brokers is short (not, when nothing is known), and how many of them lead a partition.
     pub fn way(&self) -> (bool, usize) {
         let distance = self.admin.distance(WAY_QUESTIONS, NEAR_WAY, self.ask_time());
@@ -151,12 +160,22 @@ impl Broker {
     pub fn look_up_with_id(&self, needs_id: bool) -> Option<TopicInfo> {
         let topic = self.look_up()?;
         if needs_id && topic.topic_id.is_none() {
+            // It is asked for in a part of the time.
+            self.ask_longer();
             if self.throttle.allow("id").is_some() {
                 warn!("the broker does not tell the topic's id, which it told before; asking again");
             }
             return None;
         }
         Some(topic)
+    }
+
+    /// Looks again and again, for some seconds: whether the topic is what it was. False also when the daemon shall end.
+    pub fn is_still(&self, context: &Context, topic: &TopicInfo) -> bool {
+        (0..STILL_LOOKS).all(|_| {
+            pause(context, STILL_PAUSE);
+            !context.shutdown.requested() && self.look_up().is_some_and(|now| !is_other(topic, &now))
+        })
     }
 
     /// One question for all watermarks; faults are said (throttled).
@@ -196,20 +215,22 @@ impl Broker {
         let asked_before = Cell::new(false);
         let answer = self.wait_for(context, |broker| {
             let answer = broker.said(ask(&broker.admin, broker.ask_time()));
-            let at_once = !asked_before.replace(true) && answer.is_some();
-            if !at_once && !context.shutdown.requested() {
-                // This also renews what the client believes of leaders and their epochs.
-                let now = broker.admin.look_up(broker.ask_time()).ok()?;
-                if is_other(topic, &now) {
-                    return Some(OfTopic::Other);
-                }
+            if !asked_before.replace(true) && answer.is_some() {
+                return answer.map(OfTopic::Answer);
             }
-            answer.map(OfTopic::Answer)
+            if context.shutdown.requested() {
+                return None;
+            }
+            // This also renews what the client believes of leaders and their epochs.
+            let now = broker.admin.look_up(broker.ask_time()).ok()?;
+            if is_other(topic, &now) { Some(OfTopic::Other) } else { answer.map(OfTopic::Answer) }
         })?;
         if matches!(answer, OfTopic::Other) {
-            info!(
-                "the topic is another one than a moment ago, or has more or fewer partitions: looking at it again"
-            );
+            if self.throttle.allow("other").is_some() {
+                info!(
+                    "the topic is another one than a moment ago, or has more or fewer partitions: looking at it again"
+                );
+            }
             // Brokers may disagree about it for a while.
             pause(context, BACK_OFF_MIN);
         }
@@ -253,8 +274,7 @@ impl Broker {
                 }
             }
             Error::Unreachable(_) | Error::Other(_) => {
-                let longer = (self.ask_time() * 2).min(ASK_MAX);
-                self.ask_ms.store(longer.as_millis() as u64, Ordering::Relaxed);
+                self.ask_longer();
                 if self.throttle.allow("away").is_some() {
                     warn!("{error}; waiting for it");
                 }

@@ -26,7 +26,7 @@ pub fn say_waiting(headers: &[Header]) {
     }
 }
 
-/// A topic of the same name with another id: what was under way from the old one is gone.
+/// A topic of the same name with another id, or without any id and with fewer partitions: what was under way from the old one is gone.
 pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -> Result<(), ledger::Error> {
     let id = topic.topic_id.as_deref();
     match (id, store.meta("topic_id")?) {
@@ -41,7 +41,7 @@ pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -
         }
         (Some(_), Some(_)) => {}
         // Without an id there is only this to see it by.
-        (None, _) if !has_lost_partitions(topic, store)? => return Ok(()),
+        (None, _) if !has_fewer_partitions(topic, store)? => return Ok(()),
         (None, _) => {}
     }
     error!("the topic was deleted and made anew: reading begins at its beginning");
@@ -59,9 +59,9 @@ pub fn notice_new_topic(topic: &TopicInfo, store: &mut Store, report: &Report) -
     store.forget_topic(id)
 }
 
-/// Whether positions are known of partitions that the topic does not have. It may get more, never fewer.
-fn has_lost_partitions(topic: &TopicInfo, store: &Store) -> Result<bool, ledger::Error> {
-    Ok(store.load()?.staged.iter().any(|(partition, _)| *partition >= topic.partitions))
+/// Whether a topic that tells no id lacks partitions of which positions are known. A topic may get more, never fewer.
+pub fn has_fewer_partitions(topic: &TopicInfo, store: &Store) -> Result<bool, ledger::Error> {
+    Ok(topic.topic_id.is_none() && store.knows_partitions_from(topic.partitions)?)
 }
 
 /// Says that runs of uploaders were forgotten, and when too many are left.
@@ -168,11 +168,11 @@ mod tests {
         let mut store = Store::open(Path::new(":memory:")).unwrap();
         store.begin(&[(0, 7), (1, 7)], true).unwrap();
         for partitions in [2, 3] {
-            assert!(!has_lost_partitions(&topic(partitions), &store).unwrap());
+            assert!(!has_fewer_partitions(&topic(partitions), &store).unwrap());
         }
-        assert!(has_lost_partitions(&topic(1), &store).unwrap());
+        assert!(has_fewer_partitions(&topic(1), &store).unwrap());
         store.forget_topic(None).unwrap();
-        assert!(!has_lost_partitions(&topic(1), &store).unwrap());
+        assert!(!has_fewer_partitions(&topic(1), &store).unwrap());
         assert_eq!(store.meta("topic_id").unwrap(), None);
     }
 }

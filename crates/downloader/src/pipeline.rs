@@ -89,6 +89,10 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
     };
     let group = group_id(environment);
     environment.broker.ask_rights(&group, &topic, || may_read_group(environment, &group));
+    let fewer = losses::has_fewer_partitions(&topic, store).map_err(ledger_stop)?;
+    if fewer && !environment.broker.is_still(environment.context, &topic) {
+        return Ok(Ended::Changed);
+    }
     losses::notice_new_topic(&topic, store, environment.report).map_err(ledger_stop)?;
     let output = &environment.settings.output;
     let disk = |error| Ok(Ended::Failed(Failure::Disk("taking up partial files".to_owned(), error)));

@@ -156,6 +156,14 @@ impl Store {
         })
     }
 
+    /// Whether it has the position of this partition or of one above it.
+    pub fn knows_partitions_from(&self, partition: i32) -> Result<bool, ledger::Error> {
+        self.ledger.read(|connection| {
+            let query = "SELECT EXISTS(SELECT 1 FROM partition WHERE partition >= ?1)";
+            connection.query_row(query, [partition], |row| row.get(0))
+        })
+    }
+
     /// Remembers a single value.
     pub fn set_meta(&mut self, key: &str, value: &str) -> Result<(), ledger::Error> {
         self.ledger.transaction(|tx| write_meta(tx, key, value))

@@ -309,8 +309,11 @@ impl Admin {
                 Ok(Some((id, described))) if described > 0 => return Ok((id, described)),
                 // Deleted since metadata knew it, perhaps to be made anew, or this broker is the last to hear of it. A topic that is
                 // gone must not be taken for one whose id nobody tells.
-                Err(Error::TopicMissing { .. }) if left > 0 && Instant::now() + RETRY_AFTER < deadline => {
+                Err(error @ Error::TopicMissing { .. }) if left > 0 => {
                     left -= 1;
+                    if Instant::now() + RETRY_AFTER >= deadline {
+                        return Err(error);
+                    }
                     std::thread::sleep(RETRY_AFTER);
                 }
                 Ok(described) => return Ok((described.and_then(|(id, _)| id), partitions)),
