@@ -128,3 +128,27 @@ fn a_topic_made_anew_in_the_middle_of_a_file_gets_all_of_it() {
     down.wait_for_line("large: delivered, ", LONG);
     rig.assert_same();
 }
+
+#[test]
+fn a_broker_that_names_no_broker_silences_nobody() {
+    // Clients ask for the topic so often by themselves, whether or not they lost a connection.
+    let often = ["--set", "kafka.topic.metadata.refresh.interval.ms=1000"];
+    let link = Link::borrow();
+    let rig = Rig::at("unnamed", &link.address().to_string()).licensed();
+    // The longer the answer, the more there is to do with it between letting go of the brokers and the end.
+    link.broker().create_topic(&rig.topic, 100, &[]);
+    let down = rig.downloader(&often);
+    let up = rig.uploader(&[&["--settle", "0s", "--set", "threads=3"][..], &often].concat());
+    for round in 0..10 {
+        let before = link.no_brokers_named();
+        link.name_no_brokers(1 + round % 6);
+        link.cut();
+        assert!(wait_until(LONG, || link.no_brokers_named() > before), "nobody asked");
+        let name = format!("file-{round}");
+        rig.source(u64::from(round)).write(&name, 300_000);
+        down.wait_for_line(&format!("{name}: delivered, "), LONG);
+    }
+    drop((up, down));
+    rig.assert_same();
+    assert_clean("brokers-unnamed", 49, 5);
+}

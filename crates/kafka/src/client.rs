@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::bindings as sys;
 
+use crate::brokers::{self, Brokers};
 use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, Queue, code};
@@ -80,9 +81,10 @@ pub(crate) enum Kind {
 pub(crate) struct Client {
     rk: NonNull<sys::rd_kafka_t>,
     context: Arc<Context>,
+    brokers: Arc<Brokers>,
 }
 
-// SAFETY: librdkafka's clients are made for use by any thread, and the context is Send + Sync.
+// SAFETY: librdkafka's clients are made for use by any thread, and context and brokers are Send + Sync.
 unsafe impl Send for Client {}
 // SAFETY: every call of this crate on a shared client is documented as thread-safe.
 unsafe impl Sync for Client {}
@@ -90,10 +92,11 @@ unsafe impl Sync for Client {}
 impl Client {
     pub(crate) fn new(kind: Kind, properties: &Properties, context: Arc<Context>) -> Result<Self> {
         let conf = Conf::new(properties)?;
+        let brokers = Brokers::new(properties)?;
         let mut said = Said::new();
         #[cfg(target_env = "gnu")]
         crate::patience::install();
-        // SAFETY: the configuration is live and ours; the context outlives the client because `Client` holds it
+        // SAFETY: the configuration is live and ours; context and brokers outlive the client because `Client` holds them
         // until the client is destroyed; the callbacks have the signatures librdkafka expects and never unwind.
         // On success librdkafka owns the configuration, on failure (null) it stays ours.
         let rk = unsafe {
@@ -105,6 +108,7 @@ impl Client {
             }
             certificate::install(conf.as_ptr());
             pace::install(conf.as_ptr(), &context.pace);
+            brokers::install(conf.as_ptr(), &brokers);
             if kind == Kind::Producer {
                 sys::rd_kafka_conf_set_dr_msg_cb(conf.as_ptr(), Some(on_delivery));
             }
@@ -116,7 +120,7 @@ impl Client {
             sys::rd_kafka_new(kind, conf.as_ptr(), room, size)
         };
         let Some(rk) = NonNull::new(rk) else {
-            if context.pace.was_installed() {
+            if brokers.was_installed() {
                 // A client that fails after it has called its interceptors frees the lists of them that it shares with the
                 // configuration; freeing that would free them again. A few KiB are lost instead.
                 conf.forget();
@@ -124,7 +128,7 @@ impl Client {
             return Err(Error::InvalidConfig(said.text()));
         };
         conf.forget();
-        Ok(Self { rk, context })
+        Ok(Self { rk, context, brokers })
     }
 
     /// For calls into librdkafka.
@@ -140,10 +144,19 @@ impl Client {
         &self.context.complaints
     }
 
-    /// Serves callbacks for up to `timeout_ms`.
+    /// Serves callbacks for up to `timeout_ms`, and sees to it that the client has brokers to ask.
     pub(crate) fn poll(&self, timeout_ms: c_int) {
-        // SAFETY: the client is live.
-        unsafe { sys::rd_kafka_poll(self.as_ptr(), timeout_ms) };
+        // SAFETY: the client is live, and the brokers are its own.
+        let had_none = unsafe {
+            sys::rd_kafka_poll(self.as_ptr(), timeout_ms);
+            self.brokers.keep(self.as_ptr())
+        };
+        if had_none {
+            self.complaints().warn(
+                "BROKERS",
+                "no broker is left to this client, as when an answer of Kafka names none: beginning anew with bootstrap.servers",
+            );
+        }
     }
 
     /// The queue that [`Client::poll`] waits on.

@@ -160,6 +160,13 @@ impl Complaints {
         }
     }
 
+    /// Something that we noticed ourselves, for people.
+    pub(crate) fn warn(&self, facility: &str, line: &str) {
+        if self.admit(facility, line).is_some() {
+            tracing::warn!(target: "kafka", client = self.name, "{line}");
+        }
+    }
+
     /// Whether the line may be logged, and how many like it were not since the last.
     fn admit(&self, facility: &str, line: &str) -> Option<u64> {
         // Times and counters differ in each repetition.

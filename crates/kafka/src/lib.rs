@@ -9,6 +9,7 @@
 
 mod acl;
 mod admin;
+mod brokers;
 mod certificate;
 mod client;
 mod complaint;

@@ -7,7 +7,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as sys;
@@ -49,8 +49,6 @@ pub(crate) struct Pace {
     readers: AtomicUsize,
     /// Readers that hold no record and find none in their queues.
     starving: AtomicUsize,
-    /// A client has been told of it.
-    installed: AtomicBool,
 }
 
 /// A reader that waits for a record, until this is dropped.
@@ -72,7 +70,7 @@ impl Pace {
     pub(crate) fn new(interval: Duration, held_max: usize) -> Pace {
         let (since_look, readers, starving) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
         let interval = interval.min(INTERVAL_MAX);
-        Pace { interval, held_max, since_look, readers, starving, installed: AtomicBool::new(false) }
+        Pace { interval, held_max, since_look, readers, starving }
     }
 
     /// Another reader takes records of this client.
@@ -89,11 +87,6 @@ impl Pace {
     pub(crate) fn reader_starves(&self) -> Starves<'_> {
         self.starving.fetch_add(1, Ordering::SeqCst);
         Starves(self)
-    }
-
-    /// Whether a client has begun to keep to it, even if it then failed.
-    pub(crate) fn was_installed(&self) -> bool {
-        self.installed.load(Ordering::SeqCst)
     }
 
     fn all_starve(&self) -> bool {
@@ -173,10 +166,7 @@ unsafe extern "C" fn on_new(
 ) -> sys::rd_kafka_resp_err_t {
     // SAFETY: the client is live for the call, the name NUL-terminated and copied; the callback never unwinds, and the pace outlives
     // the client by the contract of `install`.
-    unsafe {
-        (*pace.cast::<Pace>()).installed.store(true, Ordering::SeqCst);
-        ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, pace)
-    };
+    unsafe { ffi::rd_kafka_interceptor_add_on_response_received(rk, c"pace".as_ptr(), on_answer, pace) };
     sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 

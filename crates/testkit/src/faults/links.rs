@@ -1,4 +1,4 @@
-//! A real broker behind a bad link ([`crate::proxy`]): cut, reset, refused, silent, slow, long, and losing answers.
+//! A real broker behind a bad link ([`crate::proxy`]): cut, reset, refused, silent, slow, long, losing answers, and emptying them.
 //!
 //! What must never happen here: a fault counted that hit no connection.
 
@@ -46,12 +46,25 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         round: 20,
         run: answer_lost_plain,
     },
+    Scenario {
+        name: "brokers-unnamed",
+        fault: "answers about the topic that name no broker",
+        full: 100,
+        round: 20,
+        run: unnamed,
+    },
 ];
 
 /// Faults before the set of files is judged and another topic is made.
 const FAULTS_PER_SET: u32 = 20;
 /// The daemons' socket time-out where silence shall outlast it, in milliseconds.
 const SOCKET_TIMEOUT: &str = "kafka.socket.timeout.ms=1500";
+/// How often clients ask for the topic by themselves where answers are changed, in milliseconds.
+const REFRESH: &str = "kafka.topic.metadata.refresh.interval.ms=1000";
+/// Answers in a row that name no broker.
+const UNNAMED: std::ops::Range<u32> = 1..7;
+/// Many partitions: the more there are, the longer a client is busy with such an answer after it has let go of the brokers.
+const UNNAMED_PARTITIONS: std::ops::Range<i32> = 50..200;
 /// Short silence, and such as outlasts the time-out, in milliseconds.
 const SILENCE_MS: [std::ops::Range<u64>; 2] = [10..1_000, 1_600..3_500];
 /// Each way, in milliseconds.
@@ -63,9 +76,13 @@ const SLOW_SIZES: Sizes = Sizes { small: 20_000, large: 2_500_000 };
 
 /// A link, and a topic behind it.
 fn stage(name: &str, random: &mut StdRng) -> (Link, Rig) {
+    stage_of(name, random.random_range(1..9))
+}
+
+fn stage_of(name: &str, partitions: i32) -> (Link, Rig) {
     let link = Link::borrow();
     let rig = Rig::at(name, &link.address().to_string()).licensed();
-    link.broker().create_topic(&rig.topic, random.random_range(1..9), &[]);
+    link.broker().create_topic(&rig.topic, partitions, &[]);
     (link, rig)
 }
 
@@ -169,6 +186,30 @@ fn lose_answers(fault: &'static str, seed: u64, times: u32, idempotence: &str) -
         eprintln!("{idempotence}: {faults} answers lost, {doubled} records lie on the topic more than once");
         // Not idempotent, each lost answer leaves the record there twice: else the fault was none.
         assert!(idempotence.ends_with("true") || doubled >= u64::from(faults) / 2, "the fault has no effect");
+    });
+    row
+}
+
+fn unnamed(seed: u64, times: u32) -> Row {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut row = Row::new(SCENARIOS[5].fault);
+    in_sets(&mut row, times, |row, faults| {
+        let (link, rig) = stage_of("unnamed", random.random_range(UNNAMED_PARTITIONS));
+        let up = ["--set", REFRESH, "--set", idempotence(&mut random)];
+        let mut traffic = Traffic::start(rig, &mut random, &up, &up[..2]);
+        for _ in 0..faults {
+            traffic.moment(1..60);
+            let before = link.no_brokers_named();
+            link.name_no_brokers(random.random_range(UNNAMED));
+            if random.random() {
+                // Whoever is connected anew asks at once.
+                link.cut();
+            }
+            assert!(wait_until(LONG, || link.no_brokers_named() > before), "nobody asks for the topic");
+            row.injected += 1;
+        }
+        link.name_no_brokers(0);
+        traffic.judge(row);
     });
     row
 }

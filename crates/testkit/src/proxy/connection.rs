@@ -2,7 +2,7 @@
 //!
 //! What must never happen here: a byte that leaves before its time, or after the connection was closed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
-use super::frames::{Frames, Part, answer_id, produce_id};
+use super::frames::{Frames, Part, answer_id, frame_len, produce_id};
+use super::metadata::{ANSWER_MAX, metadata_id, without_brokers};
 use super::queue::Queue;
 use super::{RECEIVE_BUFFER, Shared, TURN, lock};
 
@@ -23,7 +24,7 @@ const SLICE_BYTES: usize = 16 << 10;
 const SLICE_TIME: Duration = Duration::from_micros(500);
 /// A thread that was woken late makes up for so much at most: the link was idle only for us.
 const LATE_MAX: Duration = Duration::from_millis(50);
-/// Produce requests of one connection whose answers are awaited; a client with more is not looked at.
+/// Requests of one connection whose answers are looked at and awaited; of a client with more the others are not looked at.
 const AWAITED_MAX: usize = 100_000;
 
 /// Both sockets.
@@ -32,8 +33,23 @@ pub struct Connection {
     client: TcpStream,
     server: TcpStream,
     closed: AtomicBool,
-    /// Correlation ids of Produce requests whose answers did not come yet.
-    awaited: Mutex<HashSet<u32>>,
+    /// Requests whose answers did not come yet, by correlation id.
+    awaited: Mutex<HashMap<u32, Asked>>,
+}
+
+/// A request whose answer is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Produce,
+    Metadata,
+}
+
+/// An answer that is kept until it is whole, to be changed.
+#[derive(Debug)]
+struct Kept {
+    answer: Vec<u8>,
+    /// Bytes that it will have.
+    len: usize,
 }
 
 /// To the broker, or from it.
@@ -126,6 +142,7 @@ impl Direction {
     /// Reads from one end into the queue.
     fn fill(&self) {
         let mut frames = if self.way == Way::Up { Frames::of_requests() } else { Frames::of_answers() };
+        let mut kept = None;
         let mut buffer = vec![0; READ_BYTES];
         let mut source = self.connection.source(self.way);
         loop {
@@ -138,7 +155,7 @@ impl Direction {
                     break;
                 }
             };
-            let Some(piece) = self.looked_through(&mut frames, &buffer[..len]) else {
+            let Some(piece) = self.looked_through(&mut frames, &mut kept, &buffer[..len]) else {
                 self.connection.close();
                 break;
             };
@@ -150,24 +167,48 @@ impl Direction {
     }
 
     /// The bytes to pass on; `None` when an answer in them is to be lost.
-    fn looked_through(&self, frames: &mut Frames, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn looked_through(&self, frames: &mut Frames, kept: &mut Option<Kept>, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut passed = Vec::with_capacity(bytes.len() + 12);
         for part in frames.take(bytes) {
-            match part {
-                Part::Head(head) => {
-                    let mut awaited = lock(&self.connection.awaited);
-                    if self.way == Way::Up {
-                        let id = produce_id(&head).filter(|_| awaited.len() < AWAITED_MAX);
-                        awaited.extend(id);
-                    } else if awaited.remove(&answer_id(&head)) && self.shared.loses_this_answer() {
-                        return None;
-                    }
+            match (part, kept.as_mut()) {
+                (Part::Head(head), _) if self.way == Way::Up => {
+                    self.note_request(&head);
                     passed.extend_from_slice(&head);
                 }
-                Part::Body(range) => passed.extend_from_slice(&bytes[range]),
+                (Part::Head(head), _) => {
+                    let asked = lock(&self.connection.awaited).remove(&answer_id(&head));
+                    if asked == Some(Asked::Produce) && self.shared.loses_this_answer() {
+                        return None;
+                    }
+                    let len = frame_len(&head);
+                    let kept_back =
+                        asked == Some(Asked::Metadata) && (head.len() + 1..ANSWER_MAX).contains(&len);
+                    if kept_back && self.shared.empties_this_answer() {
+                        *kept = Some(Kept { answer: head, len });
+                    } else {
+                        passed.extend_from_slice(&head);
+                    }
+                }
+                (Part::Body(range), Some(answer)) => {
+                    answer.answer.extend_from_slice(&bytes[range]);
+                    if answer.answer.len() >= answer.len {
+                        let whole = kept.take().map(|kept| kept.answer).unwrap_or_default();
+                        passed.extend(without_brokers(&whole).unwrap_or(whole));
+                    }
+                }
+                (Part::Body(range), None) => passed.extend_from_slice(&bytes[range]),
             }
         }
         Some(passed)
+    }
+
+    fn note_request(&self, head: &[u8]) {
+        let produce = produce_id(head).map(|id| (id, Asked::Produce));
+        let asked = produce.or_else(|| metadata_id(head).map(|id| (id, Asked::Metadata)));
+        let mut awaited = lock(&self.connection.awaited);
+        if awaited.len() < AWAITED_MAX {
+            awaited.extend(asked);
+        }
     }
 
     /// Writes from the queue to the other end, each byte in its time.

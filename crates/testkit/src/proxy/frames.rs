@@ -71,6 +71,11 @@ pub fn answer_id(head: &[u8]) -> u32 {
     number(head, 4)
 }
 
+/// How long the frame with this head is, bytes, all included.
+pub fn frame_len(head: &[u8]) -> usize {
+    number(head, 0) as usize + 4
+}
+
 fn number(head: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
 }

@@ -1,11 +1,13 @@
-//! A link between clients and a broker that can be bad: slow, long, cut, reset, refused, silent, or losing an answer.
+//! A link between clients and a broker that can be bad: slow, long, cut, reset, refused, silent, losing an answer, or telling a client of no
+//! broker.
 //!
 //! The broker must advertise the proxy's address, so that everything passes through it ([`Proxy::address`] is known before the broker
 //! starts). Plain threads, bounded queues; Kafka in the clear only, as frames are looked at ([`frames`]).
-//! What must never happen here: a byte changed, doubled or out of order; a thread that outlives its proxy for long.
+//! What must never happen here: a byte changed (but for [`metadata`]), doubled or out of order; a thread that outlives its proxy for long.
 
 mod connection;
 mod frames;
+mod metadata;
 mod pool;
 mod queue;
 
@@ -68,6 +70,9 @@ struct Shared {
     /// Answers to Produce that are still to be lost, and that were.
     to_lose: AtomicU32,
     lost: AtomicU64,
+    /// Answers to Metadata that are still to name no broker, and that did.
+    to_empty: AtomicU32,
+    emptied: AtomicU64,
     /// When the link is free again, to the broker and from it.
     free: [Mutex<Instant>; 2],
     /// Bytes that passed, to the broker and from it.
@@ -92,6 +97,8 @@ impl Proxy {
             stop: AtomicBool::new(false),
             to_lose: AtomicU32::new(0),
             lost: AtomicU64::new(0),
+            to_empty: AtomicU32::new(0),
+            emptied: AtomicU64::new(0),
             free: [Mutex::new(now), Mutex::new(now)],
             passed: [AtomicU64::new(0), AtomicU64::new(0)],
         });
@@ -153,6 +160,16 @@ impl Proxy {
     /// Answers lost up to now.
     pub fn answers_lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Acquire)
+    }
+
+    /// The next `count` answers to Metadata name no broker.
+    pub fn name_no_brokers(&self, count: u32) {
+        self.shared.to_empty.store(count, Ordering::Release);
+    }
+
+    /// Answers up to now that named no broker because of [`Proxy::name_no_brokers`].
+    pub fn no_brokers_named(&self) -> u64 {
+        self.shared.emptied.load(Ordering::Acquire)
     }
 
     /// Connections at the moment.
@@ -252,11 +269,21 @@ impl Shared {
 
     /// Whether the answer at hand is to be lost.
     fn loses_this_answer(&self) -> bool {
-        let one_less = |left: u32| left.checked_sub(1);
-        let loses = self.to_lose.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok();
-        self.lost.fetch_add(u64::from(loses), Ordering::AcqRel);
-        loses
+        one_of(&self.to_lose, &self.lost)
     }
+
+    /// Whether the answer at hand is to name no broker.
+    fn empties_this_answer(&self) -> bool {
+        one_of(&self.to_empty, &self.emptied)
+    }
+}
+
+/// Takes one of those that are left over to those that are done.
+fn one_of(left: &AtomicU32, done: &AtomicU64) -> bool {
+    let one_less = |left: u32| left.checked_sub(1);
+    let takes = left.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok();
+    done.fetch_add(u64::from(takes), Ordering::AcqRel);
+    takes
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

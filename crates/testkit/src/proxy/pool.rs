@@ -67,6 +67,7 @@ impl Drop for Link {
         let Some(proxy) = self.proxy.take() else { return };
         proxy.heal();
         proxy.lose_produce_answers(0);
+        proxy.name_no_brokers(0);
         proxy.cut();
         lock(&pool().free).push(proxy);
     }
