@@ -20,11 +20,9 @@ use crate::{Result, ffi};
 /// So long a client may be without any broker: librdkafka, beginning anew, is done within a moment. Also the time between two attempts,
 /// as each stays in a list of the library's.
 const WITHOUT_MAX: Duration = Duration::from_secs(5);
-/// What carries the partitions that no broker has is a thread like a broker's, with this at the end of its name.
-const INTERNAL: &str = "/internal";
-/// Names of brokers are addresses with this before their number; the group's coordinator, which has a thread beside its broker's, is
-/// called by what it is.
-const OF_A_BROKER: char = '/';
+/// Threads like a broker's that are none: what carries the partitions that no broker has, and the coordinators, which have one beside their
+/// broker's. All others are named by a broker's address, which may be cut off after 63 bytes.
+const OTHERS: [&str; 3] = [":0/internal", "GroupCoordinator", "TxnCoordinator"];
 
 /// The brokers that a client has, as far as it is told.
 pub(crate) struct Brokers {
@@ -168,9 +166,7 @@ unsafe extern "C" fn on_thread_exit(
 
 /// Whether a thread of this name is a broker's.
 fn is_broker(kind: sys::rd_kafka_thread_type_t, name: &str) -> bool {
-    kind == sys::rd_kafka_thread_type_t::RD_KAFKA_THREAD_BROKER
-        && name.contains(OF_A_BROKER)
-        && !name.ends_with(INTERNAL)
+    kind == sys::rd_kafka_thread_type_t::RD_KAFKA_THREAD_BROKER && !OTHERS.contains(&name)
 }
 
 #[cfg(test)]
@@ -180,10 +176,11 @@ mod tests {
     #[test]
     fn a_broker_is_told_from_the_librarys_other_threads() {
         use sys::rd_kafka_thread_type_t::{RD_KAFKA_THREAD_BROKER as BROKER, RD_KAFKA_THREAD_MAIN as MAIN};
-        for name in ["127.0.0.1:9092/bootstrap", "sasl_ssl://kafka.example.org:9093/2", "[::1]:9092/17"] {
+        let long = "h".repeat(63);
+        for name in ["127.0.0.1:9092/bootstrap", "sasl_ssl://kafka.example.org:9093/2", "[::1]:9092/17", &long] {
             assert!(is_broker(BROKER, name), "{name}");
         }
-        for name in [":0/internal", "GroupCoordinator", ""] {
+        for name in OTHERS {
             assert!(!is_broker(BROKER, name), "{name}");
         }
         assert!(!is_broker(MAIN, "main/1"));
