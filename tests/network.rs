@@ -3,7 +3,7 @@
 use crate::rig::{Rig, STOP};
 use std::time::Duration;
 use testkit::faults::assert_clean;
-use testkit::{LONG, Link, Weather, wait_until};
+use testkit::{Daemon, LONG, Link, Weather, wait_until};
 
 #[test]
 fn a_broker_killed_again_and_again_costs_nothing() {
@@ -148,6 +148,10 @@ fn a_broker_that_names_no_broker_silences_nobody() {
         rig.source(u64::from(round)).write(&name, 300_000);
         down.wait_for_line(&format!("{name}: delivered, "), LONG);
     }
+    // How many lost theirs is a matter of which thread is faster, and not of right or wrong.
+    let alone =
+        |daemon: &Daemon| daemon.lines().iter().filter(|line| line.contains("no broker is left")).count();
+    eprintln!("{} and {} times a client was left alone", alone(&up), alone(&down));
     drop((up, down));
     rig.assert_same();
     assert_clean("brokers-unnamed", 49, 5);

@@ -1,13 +1,15 @@
-//! Notices that librdkafka has let go of every broker, and gives it their addresses again.
+//! Notices that a client has no broker any more, or none that is up, and gives it its first addresses again.
 //!
-//! A broker that has just started, or is cut off from its controller, may answer a question about the topic without naming any
-//! broker. librdkafka 2.12 then lets go of all of them, those of `bootstrap.servers` too (its issue 5301). Beginning anew from there is
-//! ordered by the thread of the last broker and called off by the thread that is still busy with the answer: when the order came
-//! first, that client has no broker any more, and without one it asks nobody and says nothing, for ever. Each broker is a thread of the
-//! library, and a client is told of their beginning and end; so no thread for some seconds is what is looked for here. What must never happen
+//! A broker that has just started, or was frozen for so long that its controller gave it up, may answer a question about the topic without
+//! naming any broker. librdkafka 2.12 then lets go of all of them, those of `bootstrap.servers` too (its issue 5301). Beginning anew from there
+//! is ordered by the thread of the last broker and called off by the thread that is still busy with the answer: when the order came first,
+//! that client has no broker, and without one it asks nobody and says nothing, for ever. An order that was called off also
+//! stays the last one, so a client whose brokers all move to other addresses later would never look at the first ones again.
+//! Each broker is a thread of the library, and we are told when one begins, ends or is connected. What must never happen
 //! here: a panic (it would unwind into C), a lock held while librdkafka is called.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +19,12 @@ use rdkafka::bindings as sys;
 use crate::settings::Properties;
 use crate::{Result, ffi};
 
-/// So long a client may be without any broker: librdkafka, beginning anew, is done within a moment. Also the time between two attempts,
-/// as each stays in a list of the library's.
+/// So long a client may be without any broker: librdkafka, beginning anew, is done within a moment. Doubled after each attempt…
 const WITHOUT_MAX: Duration = Duration::from_secs(5);
+/// …up to this, which is also how long no broker may be up: each attempt stays in a list of the library's.
+const UNCONNECTED_MAX: Duration = Duration::from_secs(60);
+/// What librdkafka calls the state of a broker that answers.
+const UP: &str = "UP";
 /// Threads like a broker's that are none: what carries the partitions that no broker has, and the coordinators, which have one beside their
 /// broker's. All others are named by a broker's address, which may be cut off after 63 bytes.
 const OTHERS: [&str; 3] = [":0/internal", "GroupCoordinator", "TxnCoordinator"];
@@ -34,45 +39,79 @@ pub(crate) struct Brokers {
 #[derive(Debug, Default)]
 struct State {
     threads: usize,
-    /// Since when there is none, or since the last attempt.
-    without_since: Option<Instant>,
+    up: usize,
+    /// Since when none is up; or when the last of them was let go of, or the last attempt was, if that is later.
+    since: Option<Instant>,
+    /// Attempts since one was up.
+    attempts: u32,
     /// A client has called us, even if it then failed.
     installed: bool,
+}
+
+/// What a client lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Any broker.
+    Broker,
+    /// A broker that is up.
+    Connection,
 }
 
 impl State {
     fn begun(&mut self) {
         self.threads += 1;
-        self.without_since = None;
     }
 
     fn ended(&mut self, now: Instant) {
         self.threads = self.threads.saturating_sub(1);
         if self.threads == 0 {
-            self.without_since = Some(now);
+            self.since = Some(now);
         }
     }
 
-    /// Whether it is time to give the addresses again.
-    fn is_lost(&mut self, now: Instant) -> bool {
-        if self.threads > 0 {
-            return false;
-        }
-        // A client that has only just been made has none yet.
-        let since = *self.without_since.get_or_insert(now);
-        let lost = now.duration_since(since) >= WITHOUT_MAX;
-        if lost {
-            self.without_since = Some(now);
-        }
-        lost
+    fn came_up(&mut self) {
+        self.up += 1;
+        (self.since, self.attempts) = (None, 0);
     }
+
+    fn went_down(&mut self, now: Instant) {
+        self.up = self.up.saturating_sub(1);
+        if self.up == 0 {
+            self.since = Some(now);
+        }
+    }
+
+    /// What the addresses should be given again for, now.
+    fn lack(&mut self, now: Instant) -> Option<Lack> {
+        if self.up > 0 {
+            return None;
+        }
+        let (lack, most) = if self.threads == 0 {
+            (Lack::Broker, WITHOUT_MAX.saturating_mul(1 << self.attempts.min(8)).min(UNCONNECTED_MAX))
+        } else {
+            (Lack::Connection, UNCONNECTED_MAX)
+        };
+        // A client that has only just been made has none yet.
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) < most {
+            return None;
+        }
+        self.since = Some(now);
+        self.attempts = self.attempts.saturating_add(1);
+        Some(lack)
+    }
+}
+
+thread_local! {
+    /// Of a thread of the library: whether it is a broker's, and that one is up.
+    static IS_UP: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 impl Brokers {
     /// Of the client with these properties.
     pub(crate) fn new(properties: &Properties) -> Result<Arc<Brokers>> {
-        // librdkafka takes both names.
-        let names = ["bootstrap.servers", "metadata.broker.list"];
+        // Two names for the same; librdkafka gets them in the order of the map, and keeps the last.
+        let names = ["metadata.broker.list", "bootstrap.servers"];
         let servers = names.iter().find_map(|name| properties.get(*name));
         let servers = servers.map(|servers| ffi::c_string("bootstrap.servers", servers)).transpose()?;
         Ok(Arc::new(Brokers { servers, state: Mutex::default() }))
@@ -88,18 +127,18 @@ impl Brokers {
         self.state().installed
     }
 
-    /// To be called about once a second: gives the client its first addresses again when it has had no broker for some seconds. True when
-    /// it did.
+    /// To be called about once a second: gives the client its first addresses again when it has had no broker for some seconds, or none
+    /// that is up for a minute. Says what it lacked, and how many of the addresses it has now.
     ///
     /// # Safety
     /// `rk` is the live client of these brokers.
-    pub(crate) unsafe fn keep(&self, rk: *mut sys::rd_kafka_t) -> bool {
-        let lost = self.state().is_lost(Instant::now());
-        let Some(servers) = self.servers.as_ref().filter(|_| lost) else { return false };
-        // SAFETY: the client is live by contract, the list NUL-terminated and copied. Those it still has are not added twice; waits for
-        // nobody, and starts threads that call back, so our lock is free.
-        unsafe { sys::rd_kafka_brokers_add(rk, servers.as_ptr()) };
-        true
+    pub(crate) unsafe fn keep(&self, rk: *mut sys::rd_kafka_t) -> Option<(Lack, c_int)> {
+        let lack = self.state().lack(Instant::now())?;
+        let servers = self.servers.as_ref()?;
+        // SAFETY: the client is live by contract, the list NUL-terminated and copied. Takes the client's own lock for a moment, asks no
+        // name server, and starts threads that call back: our lock is free.
+        let count = unsafe { sys::rd_kafka_brokers_add(rk, servers.as_ptr()) };
+        Some((lack, count))
     }
 }
 
@@ -130,6 +169,7 @@ unsafe extern "C" fn on_new(
         (*brokers.cast::<Brokers>()).state().installed = true;
         sys::rd_kafka_interceptor_add_on_thread_start(rk, NAME.as_ptr(), Some(on_thread_start), brokers);
         sys::rd_kafka_interceptor_add_on_thread_exit(rk, NAME.as_ptr(), Some(on_thread_exit), brokers);
+        sys::rd_kafka_interceptor_add_on_broker_state_change(rk, NAME.as_ptr(), Some(on_state), brokers);
     }
     sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
@@ -143,6 +183,7 @@ unsafe extern "C" fn on_thread_start(
     // SAFETY: the name is NUL-terminated and lives for the call; the brokers are set by `install`, whose contract keeps them alive.
     unsafe {
         if is_broker(kind, &ffi::text(name)) {
+            IS_UP.set(Some(false));
             (*brokers.cast::<Brokers>()).state().begun();
         }
     }
@@ -158,7 +199,34 @@ unsafe extern "C" fn on_thread_exit(
     // SAFETY: as for the start; it is the name that the thread began with.
     unsafe {
         if is_broker(kind, &ffi::text(name)) {
-            (*brokers.cast::<Brokers>()).state().ended(Instant::now());
+            let mut state = (*brokers.cast::<Brokers>()).state();
+            if IS_UP.take() == Some(true) {
+                state.went_down(Instant::now());
+            }
+            state.ended(Instant::now());
+        }
+    }
+    sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+}
+
+unsafe extern "C" fn on_state(
+    _rk: *mut sys::rd_kafka_t,
+    _id: i32,
+    _protocol: *const c_char,
+    _name: *const c_char,
+    _port: c_int,
+    state: *const c_char,
+    brokers: *mut c_void,
+) -> sys::rd_kafka_resp_err_t {
+    // A broker's thread speaks of itself; who makes one speaks of a state that is no news.
+    if let Some(was_up) = IS_UP.get() {
+        // SAFETY: the text is NUL-terminated and lives for the call; the brokers are set by `install`, whose contract keeps them alive.
+        let (is_up, brokers) = unsafe { (ffi::text(state) == UP, &*brokers.cast::<Brokers>()) };
+        IS_UP.set(Some(is_up));
+        match (was_up, is_up) {
+            (false, true) => brokers.state().came_up(),
+            (true, false) => brokers.state().went_down(Instant::now()),
+            _ => {}
         }
     }
     sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
@@ -171,13 +239,44 @@ fn is_broker(kind: sys::rd_kafka_thread_type_t, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
+    use crate::client::{Client, Context, Kind};
+
+    /// Threads, and those that are up.
+    fn seen(brokers: &Brokers) -> (usize, usize) {
+        let state = brokers.state();
+        (state.threads, state.up)
+    }
+
+    /// The library calls its threads and their states what is looked for here.
+    #[test]
+    fn a_client_tells_of_its_brokers_and_of_nothing_else() {
+        for kind in [Kind::Producer, Kind::Consumer] {
+            let properties = [("test.mock.num.brokers", "3"), ("group.id", "g")];
+            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let client = Client::new(kind, &properties, Context::new("test", None)).unwrap();
+            let deadline = Instant::now() + seconds(60);
+            while seen(&client.brokers).1 == 0 {
+                assert!(Instant::now() < deadline, "{:?}", seen(&client.brokers));
+                client.poll(10);
+            }
+            // The three that are given, and by the first answer the same once more.
+            let (threads, up) = seen(&client.brokers);
+            assert!((1..=6).contains(&threads) && (1..=threads).contains(&up), "{threads} threads, {up} up");
+            let brokers = Arc::clone(&client.brokers);
+            drop(client);
+            assert_eq!(seen(&brokers), (0, 0));
+        }
+    }
 
     #[test]
     fn a_broker_is_told_from_the_librarys_other_threads() {
         use sys::rd_kafka_thread_type_t::{RD_KAFKA_THREAD_BROKER as BROKER, RD_KAFKA_THREAD_MAIN as MAIN};
         let long = "h".repeat(63);
-        for name in ["127.0.0.1:9092/bootstrap", "sasl_ssl://kafka.example.org:9093/2", "[::1]:9092/17", &long] {
+        for name in
+            ["127.0.0.1:9092/bootstrap", "sasl_ssl://kafka.example.org:9093/2", "[::1]:9092/17", &long]
+        {
             assert!(is_broker(BROKER, name), "{name}");
         }
         for name in OTHERS {
@@ -186,36 +285,73 @@ mod tests {
         assert!(!is_broker(MAIN, "main/1"));
     }
 
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
     #[test]
-    fn a_client_is_lost_after_some_seconds_without_any_broker_and_again_after_as_many() {
+    fn a_client_without_any_broker_is_helped_after_some_seconds_and_again_less_and_less_often() {
         let (mut state, start) = (State::default(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let most = WITHOUT_MAX.as_secs();
-        assert!(!state.is_lost(at(0)), "it has none yet");
-        state.begun();
-        state.begun();
+        let at = |count| start + seconds(count);
+        assert_eq!(state.lack(at(0)), None, "it has none yet");
+        for _ in 0..2 {
+            state.begun();
+            state.came_up();
+        }
+        state.went_down(at(50));
         state.ended(at(50));
-        assert!(!state.is_lost(at(100)), "one is left");
-        state.ended(at(100));
-        assert!(!state.is_lost(at(100 + most - 1)));
-        assert!(state.is_lost(at(100 + most)));
-        assert!(!state.is_lost(at(100 + 2 * most - 1)), "the attempt takes its time");
-        assert!(state.is_lost(at(100 + 2 * most)));
+        assert_eq!(state.lack(at(100)), None, "one is left");
+        state.went_down(at(100));
+        state.ended(at(101));
+        assert_eq!(state.lack(at(105)), None);
+        let helped: Vec<u64> =
+            (106..400).filter(|count| state.lack(at(*count)) == Some(Lack::Broker)).collect();
+        assert_eq!(helped, [106, 116, 136, 176, 236, 296, 356]);
         state.begun();
-        assert!(!state.is_lost(at(500)));
-        state.ended(at(500));
-        assert!(!state.is_lost(at(500)), "what was before is forgotten");
-        state.ended(at(500));
+        state.came_up();
+        assert_eq!(state.lack(at(1_000)), None);
+        state.went_down(at(1_000));
+        state.ended(at(1_000));
+        assert_eq!((state.lack(at(1_004)), state.lack(at(1_005))), (None, Some(Lack::Broker)), "as at first");
+        state.ended(at(1_006));
+        state.went_down(at(1_006));
         assert_eq!(
-            state.threads, 0,
-            "more ends than beginnings would be a fault of the library's, and no panic"
+            (state.threads, state.up),
+            (0, 0),
+            "more ends than beginnings would be a fault, and no panic"
         );
     }
 
     #[test]
-    fn a_client_that_never_gets_a_broker_is_lost_too() {
+    fn a_client_whose_brokers_are_all_away_is_helped_once_a_minute() {
         let (mut state, start) = (State::default(), Instant::now());
-        assert!(!state.is_lost(start));
-        assert!(state.is_lost(start + WITHOUT_MAX));
+        let at = |count| start + seconds(count);
+        state.begun();
+        state.came_up();
+        state.went_down(at(10));
+        let helped: Vec<u64> =
+            (10..200).filter(|count| state.lack(at(*count)) == Some(Lack::Connection)).collect();
+        assert_eq!(helped, [70, 130, 190]);
+        state.ended(at(200));
+        assert_eq!(state.lack(at(201)), None, "the last one was let go of only now");
+    }
+
+    #[test]
+    fn a_client_that_never_gets_a_broker_is_helped_too() {
+        let (mut state, start) = (State::default(), Instant::now());
+        assert_eq!(state.lack(start), None);
+        assert_eq!(state.lack(start + WITHOUT_MAX), Some(Lack::Broker));
+    }
+
+    #[test]
+    fn the_addresses_are_those_that_the_library_takes() {
+        let servers = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Brokers::new(&pairs.collect()).map(|brokers| brokers.servers.clone())
+        };
+        let (ours, alias) = (("bootstrap.servers", "a:1"), ("metadata.broker.list", "b:2"));
+        assert_eq!(servers(&[ours]), Ok(Some(c"a:1".to_owned())));
+        assert_eq!(servers(&[ours, alias]), Ok(Some(c"b:2".to_owned())));
+        assert_eq!(servers(&[]), Ok(None));
     }
 }

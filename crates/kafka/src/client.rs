@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::bindings as sys;
 
-use crate::brokers::{self, Brokers};
+use crate::brokers::{self, Brokers, Lack};
 use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, Queue, code};
@@ -81,7 +81,7 @@ pub(crate) enum Kind {
 pub(crate) struct Client {
     rk: NonNull<sys::rd_kafka_t>,
     context: Arc<Context>,
-    brokers: Arc<Brokers>,
+    pub(crate) brokers: Arc<Brokers>,
 }
 
 // SAFETY: librdkafka's clients are made for use by any thread, and context and brokers are Send + Sync.
@@ -124,6 +124,8 @@ impl Client {
                 // A client that fails after it has called its interceptors frees the lists of them that it shares with the
                 // configuration; freeing that would free them again. A few KiB are lost instead.
                 conf.forget();
+                // One that did not begin in time leaves its threads behind, and they call us.
+                std::mem::forget((Arc::clone(&context), Arc::clone(&brokers)));
             }
             return Err(Error::InvalidConfig(said.text()));
         };
@@ -147,15 +149,19 @@ impl Client {
     /// Serves callbacks for up to `timeout_ms`, and sees to it that the client has brokers to ask.
     pub(crate) fn poll(&self, timeout_ms: c_int) {
         // SAFETY: the client is live, and the brokers are its own.
-        let had_none = unsafe {
+        let helped = unsafe {
             sys::rd_kafka_poll(self.as_ptr(), timeout_ms);
             self.brokers.keep(self.as_ptr())
         };
-        if had_none {
-            self.complaints().warn(
-                "BROKERS",
+        match helped {
+            None => {}
+            Some((_, count)) if count <= 0 => self.complaints().warn("no broker can be reached, and bootstrap.servers cannot be tried again"),
+            Some((Lack::Broker, _)) => self.complaints().warn(
                 "no broker is left to this client, as when an answer of Kafka names none: beginning anew with bootstrap.servers",
-            );
+            ),
+            Some((Lack::Connection, _)) => {
+                tracing::debug!(target: "kafka", "no broker is up: trying bootstrap.servers, too");
+            }
         }
     }
 

@@ -161,10 +161,10 @@ impl Complaints {
     }
 
     /// Something that we noticed ourselves, for people.
-    pub(crate) fn warn(&self, facility: &str, line: &str) {
-        if self.admit(facility, line).is_some() {
-            tracing::warn!(target: "kafka", client = self.name, "{line}");
-        }
+    pub(crate) fn warn(&self, line: &str) {
+        let Some(suppressed) = self.admit("", line) else { return };
+        let more = if suppressed > 0 { format!(" ({suppressed} more like this)") } else { String::new() };
+        tracing::warn!(target: "kafka", client = self.name, "{line}{more}");
     }
 
     /// Whether the line may be logged, and how many like it were not since the last.

@@ -26,6 +26,7 @@ mod remembered;
 pub mod scheduler;
 pub mod spool;
 mod turns;
+mod waits;
 mod wire;
 
 pub use engine::{run, simulation};

@@ -181,9 +181,8 @@ impl Direction {
                         return None;
                     }
                     let len = frame_len(&head);
-                    let kept_back =
-                        asked == Some(Asked::Metadata) && (head.len() + 1..ANSWER_MAX).contains(&len);
-                    if kept_back && self.shared.empties_this_answer() {
+                    let may_change = asked == Some(Asked::Metadata) && self.shared.may_empty_answers();
+                    if may_change && (head.len() + 1..ANSWER_MAX).contains(&len) {
                         *kept = Some(Kept { answer: head, len });
                     } else {
                         passed.extend_from_slice(&head);
@@ -193,7 +192,8 @@ impl Direction {
                     answer.answer.extend_from_slice(&bytes[range]);
                     if answer.answer.len() >= answer.len {
                         let whole = kept.take().map(|kept| kept.answer).unwrap_or_default();
-                        passed.extend(without_brokers(&whole).unwrap_or(whole));
+                        let changed = without_brokers(&whole).filter(|_| self.shared.empties_this_answer());
+                        passed.extend(changed.unwrap_or(whole));
                     }
                 }
                 (Part::Body(range), None) => passed.extend_from_slice(&bytes[range]),

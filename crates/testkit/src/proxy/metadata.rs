@@ -1,8 +1,8 @@
-//! Answers to Metadata that name no broker, as one that has just started, or is cut off from its controller, may give them.
+//! Answers to Metadata that name no broker, as one may give them that has just started, or was frozen until its controller gave it up.
 //!
 //! Only the flexible versions (9 and later), which every broker of this test kit speaks: head (length, correlation id), tagged
-//! fields, throttle time (4 bytes), then the array of brokers; each is an id (4 bytes), a host, a port (4 bytes), a rack, tagged fields. Lengths
-//! are unsigned varints, of arrays and strings one more than the number. What must never happen here: anything else of the
+//! fields, throttle time (4 bytes), then the array of brokers; each is an id (4 bytes), a host, a port (4 bytes), a rack, tagged fields. Then
+//! the cluster's id, the controller (4 bytes) and the array of topics. Lengths are unsigned varints, of arrays and strings one more than the number. What must never happen here: anything else of the
 //! answer changed.
 
 /// The protocol's number of Metadata.
@@ -19,7 +19,7 @@ pub fn metadata_id(head: &[u8]) -> Option<u32> {
     (field(4) == METADATA && field(6) >= FLEXIBLE).then_some(id)
 }
 
-/// The same answer without its brokers; `None` when it is not one.
+/// The same answer without its brokers; `None` when it is not one, or tells of no topic: clients take such an answer for none.
 pub fn without_brokers(answer: &[u8]) -> Option<Vec<u8>> {
     let mut rest = Rest(answer.get(8..)?);
     rest.tags()?;
@@ -32,8 +32,12 @@ pub fn without_brokers(answer: &[u8]) -> Option<Vec<u8>> {
         rest.string()?;
         rest.tags()?;
     }
+    let after = rest.0;
+    rest.string()?;
+    rest.skip(4)?;
+    rest.varint().filter(|topics| *topics > 1)?;
     // An array of none.
-    let body = [&answer[4..before], &[1], rest.0].concat();
+    let body = [&answer[4..before], &[1], after].concat();
     let length = u32::try_from(body.len()).ok()?;
     Some([&length.to_be_bytes()[..], &body].concat())
 }
@@ -80,9 +84,10 @@ impl Rest<'_> {
 mod tests {
     use super::*;
 
-    fn answer(brokers: &[&[u8]]) -> Vec<u8> {
+    fn answer(brokers: &[&[u8]], topics: u8) -> Vec<u8> {
         let count = u8::try_from(brokers.len()).expect("a small array") + 1;
-        let body = [&[0, 0, 0, 7][..], &[0], &[0; 4], &[count], &brokers.concat(), b"the rest"].concat();
+        let rest = [b"\x03id\0\0\0\x01", &[topics + 1][..], b"what it says of them"].concat();
+        let body = [&[0, 0, 0, 7][..], &[0], &[0; 4], &[count], &brokers.concat(), &rest].concat();
         [&u32::try_from(body.len()).expect("a small answer").to_be_bytes()[..], &body].concat()
     }
 
@@ -90,10 +95,11 @@ mod tests {
     fn an_answer_loses_its_brokers_and_nothing_else() {
         let plain: &[u8] = b"\0\0\0\x01\x0a127.0.0.1\0\0\x23\x84\0\0";
         let with_rack_and_tag: &[u8] = b"\0\0\0\x02\x02h\0\0\x23\x84\x03ab\x01\x05\x02xy";
-        let none = answer(&[]);
-        assert_eq!(without_brokers(&answer(&[plain, with_rack_and_tag])), Some(none.clone()));
+        let none = answer(&[], 2);
+        assert_eq!(without_brokers(&answer(&[plain, with_rack_and_tag], 2)), Some(none.clone()));
         assert_eq!(without_brokers(&none), Some(none));
-        let whole = answer(&[plain]);
-        assert_eq!(without_brokers(&whole[..whole.len() - 15]), None, "cut off in the middle of a broker");
+        let whole = answer(&[plain], 1);
+        assert_eq!(without_brokers(&whole[..20]), None, "cut off in the middle of a broker");
+        assert_eq!(without_brokers(&answer(&[plain], 0)), None, "no topic");
     }
 }

@@ -162,7 +162,7 @@ impl Proxy {
         self.shared.lost.load(Ordering::Acquire)
     }
 
-    /// The next `count` answers to Metadata name no broker.
+    /// The next `count` answers to Metadata that tell of a topic name no broker.
     pub fn name_no_brokers(&self, count: u32) {
         self.shared.to_empty.store(count, Ordering::Release);
     }
@@ -272,7 +272,12 @@ impl Shared {
         one_of(&self.to_lose, &self.lost)
     }
 
-    /// Whether the answer at hand is to name no broker.
+    /// Whether an answer to Metadata that comes now may have to name no broker.
+    fn may_empty_answers(&self) -> bool {
+        self.to_empty.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the answer at hand, which is whole, is to name no broker.
     fn empties_this_answer(&self) -> bool {
         one_of(&self.to_empty, &self.emptied)
     }

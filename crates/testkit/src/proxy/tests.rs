@@ -122,3 +122,25 @@ fn an_answer_to_produce_is_lost_and_no_other() {
     send(&mut stream, &frame(0, 5));
     assert_eq!(receive(&mut stream, 17), frame(0, 5));
 }
+
+#[test]
+fn an_answer_about_a_topic_loses_its_brokers_and_others_do_not() {
+    let proxy = echo();
+    let mut stream = connect(&proxy);
+    // As an answer: the id is what the request has as key and version, its id no tags and most of the throttle time.
+    let request = |brokers: &[u8]| {
+        let body = [&[0][..], brokers, b"\x03id\0\0\0\x01\x02topic"].concat();
+        let head = [&[0, 3, 0, 9][..], &[0, 3, 0, 9]].concat();
+        [&u32::try_from(head.len() + body.len()).expect("small").to_be_bytes()[..], &head, &body].concat()
+    };
+    let full = request(b"\x03\0\0\0\x01\x02h\0\0\x23\x84\0\0\0\0\0\x02\x02h\0\0\x23\x85\0\0");
+    let empty = request(b"\x01");
+    proxy.name_no_brokers(1);
+    for byte in &full {
+        stream.write_all(std::slice::from_ref(byte)).expect("it is read");
+    }
+    assert_eq!(receive(&mut stream, empty.len()), empty);
+    assert_eq!(proxy.no_brokers_named(), 1);
+    send(&mut stream, &full);
+    assert_eq!(receive(&mut stream, full.len()), full, "one was to be changed");
+}

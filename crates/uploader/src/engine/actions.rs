@@ -206,12 +206,9 @@ impl Engine {
         token: Token,
         tries: u32,
     ) -> Result<(), Stop> {
-        if self.outstanding.records == 0 {
-            self.last_acknowledged = self.now();
-        }
         match self.link.send(key, value, token, tries) {
             Ok(()) => {
-                self.outstanding.records += 1;
+                self.waits.begun(token.slot.partition, || self.clock.now());
                 Ok(())
             }
             Err(rejected) => self.given_back(*rejected),
@@ -223,7 +220,7 @@ impl Engine {
         match self.link.next(partition, value) {
             Ok(()) => Ok(()),
             Err(rejected) => {
-                self.outstanding.records -= 1;
+                self.waits.ended(partition);
                 self.given_back(*rejected)
             }
         }
@@ -238,7 +235,7 @@ impl Engine {
             match next {
                 Ok(()) => return Ok(()),
                 Err(also) => {
-                    self.outstanding.records -= 1;
+                    self.waits.ended(also.token.token.slot.partition);
                     rejected = *also;
                 }
             }

@@ -34,6 +34,7 @@ use crate::reader::{Buffers, Readers};
 use crate::records::{Change, Request};
 use crate::scheduler::{Event, Key, Scheduler, Token};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir, SpoolHandle};
+use crate::waits::{Silence, Waits};
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use daemon::{Clock, Context, Exit, Stop, Throttle, UploaderSettings};
@@ -63,8 +64,8 @@ const ONCE_INTERVAL: Duration = Duration::from_millis(20);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// …and the producer gets so long to report the rest.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
-/// A producer that has records and gets none acknowledged for so long is worth a line.
-const STALL_AFTER: Duration = Duration::from_secs(10);
+/// Partitions without acknowledgements that are named in a line.
+const SILENT_SHOWN_MAX: usize = 8;
 
 /// A configured spool.
 struct Spool {
@@ -80,13 +81,12 @@ struct Parked {
     value: Value,
 }
 
-/// What is out at the workers; the bounds of the channels rest on these staying below them.
+/// What is out at the workers (records at Kafka: [`Waits`]); the bounds of the channels rest on these staying below them.
 #[derive(Debug, Default)]
 struct Outstanding {
     jobs: usize,
     steps: usize,
     orders: usize,
-    records: usize,
 }
 
 /// See the module.
@@ -141,7 +141,7 @@ pub struct Engine {
 
     /// The time; the forward clock counts from the beginning of the run.
     clock: Clock,
-    last_acknowledged: Duration,
+    waits: Waits,
     painter: Painter,
     painted_at: Duration,
     ticked_at: Duration,
@@ -296,10 +296,33 @@ impl Engine {
         self.ticked_at = now;
         self.scheduler.apply(now, Event::Tick);
         self.retire_once_more(now);
-        let waited = now.saturating_sub(self.last_acknowledged);
-        if self.outstanding.records > 0 && waited > STALL_AFTER && self.watch.may_say_away() {
-            let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
-            tracing::warn!("no acknowledgement from Kafka for {} s: {reason}; waiting", waited.as_secs());
+        if let Some(silence) = self.waits.silence(now)
+            && self.watch.may_say_away()
+        {
+            self.say_silent(&silence);
+        }
+    }
+
+    fn say_silent(&self, silence: &Silence) {
+        let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
+        match silence {
+            Silence::Everywhere(time) => {
+                tracing::warn!("no acknowledgement from Kafka for {} s: {reason}; waiting", time.as_secs());
+            }
+            Silence::Of(partitions, longest) => {
+                let shown: Vec<String> = partitions
+                    .iter()
+                    .take(SILENT_SHOWN_MAX)
+                    .map(|partition| format!("P{partition:02}"))
+                    .collect();
+                tracing::warn!(
+                    "{} partition(s) had no acknowledgement for up to {} s while others had: {}{}: {reason}; waiting",
+                    partitions.len(),
+                    longest.as_secs(),
+                    shown.join(" "),
+                    if partitions.len() > shown.len() { " and more" } else { "" },
+                );
+            }
         }
     }
 
@@ -345,8 +368,8 @@ impl Engine {
     }
 
     fn is_something_out(&self) -> bool {
-        let Outstanding { jobs, steps, orders, records } = self.outstanding;
-        jobs + steps + orders + records > 0
+        let Outstanding { jobs, steps, orders } = self.outstanding;
+        jobs + steps + orders > 0 || self.waits.out() > 0
     }
 
     fn paint(&mut self, now: Duration) {

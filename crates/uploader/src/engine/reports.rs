@@ -104,9 +104,10 @@ impl Engine {
     }
 
     pub(super) fn delivered(&mut self, delivery: Delivery<Flight>) -> Result<(), Stop> {
-        self.outstanding.records -= 1;
         let Delivery { token: flight, value, outcome, .. } = delivery;
-        self.send_next(flight.token.slot.partition, &value)?;
+        let partition = flight.token.slot.partition;
+        self.waits.ended(partition);
+        self.send_next(partition, &value)?;
         match outcome {
             Outcome::Acknowledged { offset } => {
                 self.acknowledged(flight.token, offset, value.len() as u64);
@@ -130,10 +131,10 @@ impl Engine {
 
     fn acknowledged(&mut self, token: Token, offset: i64, bytes: u64) {
         let now = self.now();
-        self.last_acknowledged = now;
         self.counters.acknowledged.inc();
         self.counters.acknowledged_bytes.inc_by(bytes);
         let partition = token.slot.partition;
+        self.waits.acknowledged(partition, now);
         if !self.painter.acknowledged(partition, offset) {
             // Records of one partition may overtake each other; but the topic may also have been made anew.
             self.suspected = self.watch.begun();

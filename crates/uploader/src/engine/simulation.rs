@@ -16,6 +16,7 @@ use crate::records::{self, Request};
 use crate::remembered::was_sent;
 use crate::scheduler::{Limits, Scheduler, Setup, Topic};
 use crate::spool::{Answer, Ready, SpoolCounters, SpoolDir};
+use crate::waits::Waits;
 use crate::wire;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use daemon::settings::{After, ChunkLines, LogFormat, LogSettings, Profile, Program};
@@ -276,7 +277,7 @@ impl Uploader {
             suspected: 0,
             blind_looks: 0,
             clock,
-            last_acknowledged: Duration::ZERO,
+            waits: Waits::default(),
             painter: Painter::new(Picture::default()),
             painted_at: Duration::ZERO,
             ticked_at: Duration::ZERO,

@@ -19,6 +19,7 @@ use crate::records;
 use crate::remembered::SentFiles;
 use crate::scheduler::{Limits, RETIRING_MAX, Scheduler, Setup, TRANSFERS_MAX, Topic};
 use crate::spool::{self, SpoolCounters};
+use crate::waits::Waits;
 use crate::wire;
 use crossbeam_channel::{bounded, select};
 use daemon::status::DISK_LIMIT;
@@ -156,7 +157,7 @@ pub fn run(settings: UploaderSettings, run: UploaderRun, context: Context) -> Re
         suspected: 0,
         blind_looks: 0,
         clock,
-        last_acknowledged: Duration::ZERO,
+        waits: Waits::default(),
         painter: Painter::new(picture),
         painted_at: Duration::ZERO,
         ticked_at: Duration::ZERO,

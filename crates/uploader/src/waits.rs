@@ -1,0 +1,155 @@
+//! How long records wait for their acknowledgement: all of them, or those of some partitions while others get theirs.
+//!
+//! What must never happen here: a partition called overtaken whose records only wait behind others on a slow link.
+
+use std::time::Duration;
+
+/// Without any acknowledgement for so long, people are told.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// And when one partition has had none for so long, and was overtaken.
+const OVERTAKEN_AFTER: Duration = Duration::from_secs(60);
+/// Acknowledgements of others, beyond twice what is out, that a partition may be behind: brokers do not serve them in turn.
+const BEHIND_MAX: u64 = 64;
+
+/// The records that were given to the clients and not reported.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// One for each partition that ever had a record.
+    partitions: Vec<Wait>,
+    out: u64,
+    /// Acknowledgements, ever.
+    acknowledged: u64,
+    /// When the last one came, or the first record after a time without any was given.
+    last: Duration,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Wait {
+    out: u64,
+    /// When its last acknowledgement came, or its first record was given, and how many there had been by then.
+    since: Duration,
+    acknowledged_then: u64,
+}
+
+/// What people should know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Nothing is acknowledged.
+    Everywhere(Duration),
+    /// Others go on; the longest wait, and whose.
+    Of(Vec<u32>, Duration),
+}
+
+impl Waits {
+    /// Records that are out.
+    pub fn out(&self) -> u64 {
+        self.out
+    }
+
+    /// A record is given to a client.
+    pub fn begun(&mut self, partition: u32, now: impl FnOnce() -> Duration) {
+        let place = partition as usize;
+        if self.partitions.len() <= place {
+            self.partitions.resize(place + 1, Wait::default());
+        }
+        let wait = &mut self.partitions[place];
+        if wait.out == 0 {
+            (wait.since, wait.acknowledged_then) = (now(), self.acknowledged);
+            if self.out == 0 {
+                self.last = wait.since;
+            }
+        }
+        wait.out += 1;
+        self.out += 1;
+    }
+
+    /// A record was reported or given back, whatever became of it.
+    pub fn ended(&mut self, partition: u32) {
+        if let Some(wait) = self.partitions.get_mut(partition as usize) {
+            wait.out = wait.out.saturating_sub(1);
+            self.out = self.out.saturating_sub(1);
+        }
+    }
+
+    /// And it was acknowledged.
+    pub fn acknowledged(&mut self, partition: u32, now: Duration) {
+        self.acknowledged += 1;
+        self.last = now;
+        if let Some(wait) = self.partitions.get_mut(partition as usize) {
+            (wait.since, wait.acknowledged_then) = (now, self.acknowledged);
+        }
+    }
+
+    /// Who waits for too long.
+    pub fn silence(&self, now: Duration) -> Option<Silence> {
+        let quiet = now.saturating_sub(self.last);
+        if self.out > 0 && quiet > SILENT_AFTER {
+            return Some(Silence::Everywhere(quiet));
+        }
+        // Whatever was before it on any connection was acknowledged by then.
+        let behind_max = self.out.saturating_mul(2).saturating_add(BEHIND_MAX);
+        let waits = |wait: &Wait| now.saturating_sub(wait.since);
+        let overtaken = |wait: &Wait| {
+            let behind = self.acknowledged.saturating_sub(wait.acknowledged_then);
+            wait.out > 0 && waits(wait) > OVERTAKEN_AFTER && behind > behind_max
+        };
+        let those = || (0..).zip(&self.partitions).filter(|(_, wait)| overtaken(wait));
+        let longest = those().map(|(_, wait)| waits(wait)).max()?;
+        Some(Silence::Of(those().map(|(partition, _)| partition).collect(), longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn nothing_acknowledged_for_a_while_is_said_and_nothing_out_is_no_silence() {
+        let mut waits = Waits::default();
+        assert_eq!(waits.silence(second(100)), None);
+        waits.begun(3, || second(100));
+        waits.begun(4, || second(105));
+        assert_eq!(waits.silence(second(110)), None);
+        assert_eq!(waits.silence(second(111)), Some(Silence::Everywhere(second(11))));
+        waits.ended(4);
+        waits.acknowledged(4, second(111));
+        assert_eq!((waits.silence(second(121)), waits.out()), (None, 1));
+        assert_eq!(waits.silence(second(122)), Some(Silence::Everywhere(second(11))));
+        waits.ended(3);
+        assert_eq!(
+            (waits.silence(second(1_000)), waits.out()),
+            (None, 0),
+            "a record that failed is with somebody else"
+        );
+    }
+
+    /// Partition 0 gets nothing; the others an acknowledgement each `every` seconds, for `seconds`.
+    fn beside_others(others: u32, every: u64, seconds: u64) -> Option<Silence> {
+        let mut waits = Waits::default();
+        (0..=others).for_each(|partition| waits.begun(partition, || second(0)));
+        for now in (every..=seconds).step_by(every as usize) {
+            for partition in 1..=others {
+                waits.ended(partition);
+                waits.acknowledged(partition, second(now));
+                waits.begun(partition, || second(now));
+            }
+        }
+        waits.silence(second(seconds))
+    }
+
+    #[test]
+    fn a_partition_that_is_overtaken_again_and_again_is_named() {
+        assert_eq!(beside_others(8, 1, 61), Some(Silence::Of(vec![0], second(61))));
+        assert_eq!(beside_others(8, 1, 60), None, "not so soon");
+    }
+
+    #[test]
+    fn a_partition_whose_turn_comes_late_on_a_slow_link_is_not_named() {
+        assert_eq!(beside_others(8, 9, 90), None, "80 acknowledgements of others, with 9 records out");
+        assert_eq!(beside_others(8, 9, 99), Some(Silence::Of(vec![0], second(99))));
+    }
+}
