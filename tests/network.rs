@@ -1,9 +1,9 @@
 //! Brokers that are killed and frozen, and links that are bad, while files keep coming.
 
-use crate::rig::{Rig, STOP};
+use crate::rig::{Rig, STOP, count};
 use std::time::Duration;
 use testkit::faults::assert_clean;
-use testkit::{Daemon, LONG, Link, Weather, wait_until};
+use testkit::{Cluster, Daemon, LONG, Link, Weather, wait_until};
 
 #[test]
 fn a_broker_killed_again_and_again_costs_nothing() {
@@ -155,4 +155,37 @@ fn a_broker_that_names_no_broker_silences_nobody() {
     drop((up, down));
     rig.assert_same();
     assert_clean("brokers-unnamed", 49, 5);
+}
+
+#[test]
+fn partitions_without_acknowledgements_are_named_while_others_have_theirs() {
+    let mut cluster = Cluster::start();
+    let rig = Rig::at("overtaken", &cluster.bootstrap()).licensed();
+    // One copy of each partition: who loses its broker has no leader.
+    cluster.nodes[0].create_topic(&rig.topic, 6, &[("min.insync.replicas", "1")]);
+    let up = rig.uploader(&["--settle", "0s"]);
+    let down = rig.downloader(&[]);
+    rig.source(70).write("before", 1_000_000);
+    down.wait_for_line("before: delivered, ", LONG);
+    cluster.nodes[2].kill();
+    let waited = |line: &str| -> Option<u64> {
+        let (_, rest) = line.split_once("no acknowledgement from Kafka for ")?;
+        rest.split_once(" s on P")?.0.parse().ok()
+    };
+    // Always something to do for the others: a partition alone with its records would be a Kafka that does not answer.
+    let (mut looks, mut number) = (0, 0);
+    let said = wait_until(LONG, || {
+        looks += 1;
+        if looks % 20 == 1 {
+            number += 1;
+            rig.source(number).write(&format!("file-{number}"), 1_000);
+        }
+        up.lines()
+            .iter()
+            .any(|line| line.contains("no acknowledgement from Kafka for 6") && line.contains(" s on P"))
+    });
+    assert!(said, "{}", up.tail());
+    cluster.start_missing();
+    assert!(wait_until(LONG, || count(&rig.output) as u64 > number), "all arrive now");
+    rig.assert_same();
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// And when one partition has had none for so long, and was overtaken.
 const OVERTAKEN_AFTER: Duration = Duration::from_secs(60);
-/// Acknowledgements of others, beyond twice what is out, that a partition may be behind: brokers do not serve them in turn.
+/// Acknowledgements of others that a partition may be behind, beyond twice what was out when it began to wait: brokers do not serve
+/// partitions in turn.
 const BEHIND_MAX: u64 = 64;
 
 /// The records that were given to the clients and not reported.
@@ -26,18 +27,19 @@ pub struct Waits {
 #[derive(Debug, Clone, Default)]
 struct Wait {
     out: u64,
-    /// When its last acknowledgement came, or its first record was given, and how many there had been by then.
+    /// When its last acknowledgement came, or its first record was given.
     since: Duration,
-    acknowledged_then: u64,
+    /// With more acknowledgements, of all, it is overtaken.
+    due: u64,
 }
 
 /// What people should know.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Silence {
-    /// Nothing is acknowledged.
-    Everywhere(Duration),
-    /// Others go on; the longest wait, and whose.
-    Of(Vec<u32>, Duration),
+pub struct Silence {
+    /// The partitions that wait.
+    pub partitions: Vec<u32>,
+    /// The longest of these waits.
+    pub time: Duration,
 }
 
 impl Waits {
@@ -48,13 +50,13 @@ impl Waits {
 
     /// A record is given to a client.
     pub fn begun(&mut self, partition: u32, now: impl FnOnce() -> Duration) {
-        let place = partition as usize;
+        let (place, due) = (partition as usize, self.due());
         if self.partitions.len() <= place {
             self.partitions.resize(place + 1, Wait::default());
         }
         let wait = &mut self.partitions[place];
         if wait.out == 0 {
-            (wait.since, wait.acknowledged_then) = (now(), self.acknowledged);
+            (wait.since, wait.due) = (now(), due);
             if self.out == 0 {
                 self.last = wait.since;
             }
@@ -75,27 +77,28 @@ impl Waits {
     pub fn acknowledged(&mut self, partition: u32, now: Duration) {
         self.acknowledged += 1;
         self.last = now;
+        let due = self.due();
         if let Some(wait) = self.partitions.get_mut(partition as usize) {
-            (wait.since, wait.acknowledged_then) = (now, self.acknowledged);
+            (wait.since, wait.due) = (now, due);
         }
     }
 
-    /// Who waits for too long.
+    /// By then whatever is before a record that is given now was acknowledged, on any connection.
+    fn due(&self) -> u64 {
+        self.acknowledged.saturating_add(self.out.saturating_mul(2)).saturating_add(BEHIND_MAX)
+    }
+
+    /// Who waits for too long: all that wait when nobody gets an acknowledgement, else those that were overtaken.
     pub fn silence(&self, now: Duration) -> Option<Silence> {
-        let quiet = now.saturating_sub(self.last);
-        if self.out > 0 && quiet > SILENT_AFTER {
-            return Some(Silence::Everywhere(quiet));
-        }
-        // Whatever was before it on any connection was acknowledged by then.
-        let behind_max = self.out.saturating_mul(2).saturating_add(BEHIND_MAX);
-        let waits = |wait: &Wait| now.saturating_sub(wait.since);
-        let overtaken = |wait: &Wait| {
-            let behind = self.acknowledged.saturating_sub(wait.acknowledged_then);
-            wait.out > 0 && waits(wait) > OVERTAKEN_AFTER && behind > behind_max
+        let silent = now.saturating_sub(self.last) > SILENT_AFTER;
+        let time = |wait: &Wait| now.saturating_sub(wait.since);
+        let overtaken = |wait: &Wait| time(wait) > OVERTAKEN_AFTER && self.acknowledged > wait.due;
+        let those = || {
+            let all = (0..).zip(&self.partitions);
+            all.filter(|(_, wait)| wait.out > 0 && (silent || overtaken(wait)))
         };
-        let those = || (0..).zip(&self.partitions).filter(|(_, wait)| overtaken(wait));
-        let longest = those().map(|(_, wait)| waits(wait)).max()?;
-        Some(Silence::Of(those().map(|(partition, _)| partition).collect(), longest))
+        let longest = those().map(|(_, wait)| time(wait)).max()?;
+        Some(Silence { partitions: those().map(|(partition, _)| partition).collect(), time: longest })
     }
 }
 
@@ -107,6 +110,10 @@ mod tests {
         Duration::from_secs(count)
     }
 
+    fn of(partitions: &[u32], seconds: u64) -> Option<Silence> {
+        Some(Silence { partitions: partitions.to_vec(), time: second(seconds) })
+    }
+
     #[test]
     fn nothing_acknowledged_for_a_while_is_said_and_nothing_out_is_no_silence() {
         let mut waits = Waits::default();
@@ -114,11 +121,11 @@ mod tests {
         waits.begun(3, || second(100));
         waits.begun(4, || second(105));
         assert_eq!(waits.silence(second(110)), None);
-        assert_eq!(waits.silence(second(111)), Some(Silence::Everywhere(second(11))));
+        assert_eq!(waits.silence(second(111)), of(&[3, 4], 11));
         waits.ended(4);
         waits.acknowledged(4, second(111));
         assert_eq!((waits.silence(second(121)), waits.out()), (None, 1));
-        assert_eq!(waits.silence(second(122)), Some(Silence::Everywhere(second(11))));
+        assert_eq!(waits.silence(second(122)), of(&[3], 22));
         waits.ended(3);
         assert_eq!(
             (waits.silence(second(1_000)), waits.out()),
@@ -130,7 +137,7 @@ mod tests {
     /// Partition 0 gets nothing; the others an acknowledgement each `every` seconds, for `seconds`.
     fn beside_others(others: u32, every: u64, seconds: u64) -> Option<Silence> {
         let mut waits = Waits::default();
-        (0..=others).for_each(|partition| waits.begun(partition, || second(0)));
+        (0..=others).rev().for_each(|partition| waits.begun(partition, || second(0)));
         for now in (every..=seconds).step_by(every as usize) {
             for partition in 1..=others {
                 waits.ended(partition);
@@ -143,13 +150,13 @@ mod tests {
 
     #[test]
     fn a_partition_that_is_overtaken_again_and_again_is_named() {
-        assert_eq!(beside_others(8, 1, 61), Some(Silence::Of(vec![0], second(61))));
+        assert_eq!(beside_others(8, 1, 61), of(&[0], 61));
         assert_eq!(beside_others(8, 1, 60), None, "not so soon");
     }
 
     #[test]
     fn a_partition_whose_turn_comes_late_on_a_slow_link_is_not_named() {
-        assert_eq!(beside_others(8, 9, 90), None, "80 acknowledgements of others, with 9 records out");
-        assert_eq!(beside_others(8, 9, 99), Some(Silence::Of(vec![0], second(99))));
+        assert_eq!(beside_others(8, 9, 90), None, "80 acknowledgements of others, 8 records before it");
+        assert_eq!(beside_others(8, 9, 99), of(&[0], 99));
     }
 }

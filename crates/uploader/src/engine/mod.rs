@@ -303,27 +303,18 @@ impl Engine {
         }
     }
 
-    fn say_silent(&self, silence: &Silence) {
+    fn say_silent(&self, Silence { partitions, time }: &Silence) {
         let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
-        match silence {
-            Silence::Everywhere(time) => {
-                tracing::warn!("no acknowledgement from Kafka for {} s: {reason}; waiting", time.as_secs());
-            }
-            Silence::Of(partitions, longest) => {
-                let shown: Vec<String> = partitions
-                    .iter()
-                    .take(SILENT_SHOWN_MAX)
-                    .map(|partition| format!("P{partition:02}"))
-                    .collect();
-                tracing::warn!(
-                    "{} partition(s) had no acknowledgement for up to {} s while others had: {}{}: {reason}; waiting",
-                    partitions.len(),
-                    longest.as_secs(),
-                    shown.join(" "),
-                    if partitions.len() > shown.len() { " and more" } else { "" },
-                );
-            }
-        }
+        let shown = partitions.iter().take(SILENT_SHOWN_MAX).map(|partition| format!("P{partition:02}"));
+        let shown = shown.collect::<Vec<_>>().join(" ");
+        let more = match partitions.len().saturating_sub(SILENT_SHOWN_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        tracing::warn!(
+            "no acknowledgement from Kafka for {} s on {shown}{more}: {reason}; waiting",
+            time.as_secs()
+        );
     }
 
     fn worker_died(&self, who: &str) -> Stop {
