@@ -178,7 +178,7 @@ fn partitions_without_acknowledgements_are_named_while_others_have_theirs() {
         looks += 1;
         if looks % 20 == 1 {
             number += 1;
-            rig.source(number).write(&format!("file-{number}"), 1_000);
+            rig.source(number).write(format!("file-{number}"), 1_000);
         }
         up.lines().iter().any(|line| waited(line).is_some_and(|seconds| seconds >= 60))
     });
