@@ -169,12 +169,12 @@ fn partitions_without_acknowledgements_are_named_while_others_have_theirs() {
     down.wait_for_line("before: delivered, ", LONG);
     cluster.nodes[2].kill();
     let waited = |line: &str| -> Option<u64> {
-        let (_, rest) = line.split_once("no acknowledgement from Kafka for ")?;
+        let (_, rest) = line.split_once("no acknowledgement from Kafka for up to ")?;
         rest.split_once(" s on P")?.0.parse().ok()
     };
     // Always something to do for the others: a partition alone with its records would be a Kafka that does not answer.
     let (mut looks, mut number) = (0, 0);
-    let said = wait_until(LONG, || {
+    let said = wait_until(LONG * 2, || {
         looks += 1;
         if looks % 20 == 1 {
             number += 1;

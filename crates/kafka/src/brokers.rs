@@ -4,7 +4,7 @@
 //! naming any broker. librdkafka 2.12 then lets go of all of them, those of `bootstrap.servers` too (its issue 5301). Beginning anew from there
 //! is ordered by the thread of the last broker and called off by the thread that is still busy with the answer: when the order came first,
 //! that client has no broker, and without one it asks nobody and says nothing, for ever. An order that was called off also
-//! stays the last one, so a client whose brokers all move to other addresses later would never look at the first ones again.
+//! stays the last one, so a client whose brokers all move to other addresses later would hardly ever look at the first ones again.
 //! Each broker is a thread of the library, and we are told when one begins, ends or is connected. What must never happen
 //! here: a panic (it would unwind into C), a lock held while librdkafka is called.
 
@@ -21,12 +21,12 @@ use crate::{Result, ffi};
 
 /// So long a client may be without any broker: librdkafka, beginning anew, is done within a moment. Doubled after each attempt…
 const WITHOUT_MAX: Duration = Duration::from_secs(5);
-/// …up to this, which is also how long no broker may be up: each attempt stays in a list of the library's.
+/// …up to this, which is also how long no broker may be up.
 const UNCONNECTED_MAX: Duration = Duration::from_secs(60);
 /// What librdkafka calls the state of a broker that answers.
 const UP: &str = "UP";
 /// Threads like a broker's that are none: what carries the partitions that no broker has, and the coordinators, which have one beside their
-/// broker's. All others are named by a broker's address, which may be cut off after 63 bytes.
+/// broker's. All others, outside tests, are named by a broker's address, which may be cut off after 63 bytes.
 const OTHERS: [&str; 3] = [":0/internal", "GroupCoordinator", "TxnCoordinator"];
 
 /// The brokers that a client has, as far as it is told.
@@ -44,6 +44,9 @@ struct State {
     since: Option<Instant>,
     /// Attempts since one was up.
     attempts: u32,
+    /// The client has had the addresses since then, and no thread ended: they need no second time, which would stay in a list of the
+    /// library's as long as it lives.
+    has_addresses: bool,
     /// A client has called us, even if it then failed.
     installed: bool,
 }
@@ -63,6 +66,7 @@ impl State {
     }
 
     fn ended(&mut self, now: Instant) {
+        self.has_addresses = false;
         self.threads = self.threads.saturating_sub(1);
         if self.threads == 0 {
             self.since = Some(now);
@@ -71,7 +75,7 @@ impl State {
 
     fn came_up(&mut self) {
         self.up += 1;
-        (self.since, self.attempts) = (None, 0);
+        (self.since, self.attempts, self.has_addresses) = (None, 0, false);
     }
 
     fn went_down(&mut self, now: Instant) {
@@ -83,7 +87,7 @@ impl State {
 
     /// What the addresses should be given again for, now.
     fn lack(&mut self, now: Instant) -> Option<Lack> {
-        if self.up > 0 {
+        if self.up > 0 || (self.threads > 0 && self.has_addresses) {
             return None;
         }
         let (lack, most) = if self.threads == 0 {
@@ -138,6 +142,7 @@ impl Brokers {
         // SAFETY: the client is live by contract, the list NUL-terminated and copied. Takes the client's own lock for a moment, asks no
         // name server, and starts threads that call back: our lock is free.
         let count = unsafe { sys::rd_kafka_brokers_add(rk, servers.as_ptr()) };
+        self.state().has_addresses = count > 0;
         Some((lack, count))
     }
 }
@@ -249,25 +254,56 @@ mod tests {
         (state.threads, state.up)
     }
 
-    /// The library calls its threads and their states what is looked for here.
+    fn client(kind: Kind, properties: &[(&str, &str)]) -> Client {
+        let properties = [("group.id", "g")].iter().chain(properties);
+        let properties = properties.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Client::new(kind, &properties, Context::new("test", None)).unwrap()
+    }
+
+    fn poll_until(client: &Client, what: impl Fn(&Client) -> bool) {
+        let deadline = Instant::now() + seconds(60);
+        while !what(client) {
+            assert!(Instant::now() < deadline, "{:?}", client.brokers.state());
+            client.poll(10);
+        }
+    }
+
+    /// Nobody listens there.
+    const NOWHERE: &str = "127.0.0.1:1";
+
     #[test]
-    fn a_client_tells_of_its_brokers_and_of_nothing_else() {
+    fn the_librarys_other_threads_are_not_counted() {
         for kind in [Kind::Producer, Kind::Consumer] {
-            let properties = [("test.mock.num.brokers", "3"), ("group.id", "g")];
-            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-            let client = Client::new(kind, &properties, Context::new("test", None)).unwrap();
-            let deadline = Instant::now() + seconds(60);
-            while seen(&client.brokers).1 == 0 {
-                assert!(Instant::now() < deadline, "{:?}", seen(&client.brokers));
-                client.poll(10);
-            }
-            // The three that are given, and by the first answer the same once more.
-            let (threads, up) = seen(&client.brokers);
-            assert!((1..=6).contains(&threads) && (1..=threads).contains(&up), "{threads} threads, {up} up");
+            let client = client(kind, &[("bootstrap.servers", NOWHERE)]);
+            // The broker's thread is made after the others, and has tried to connect.
+            poll_until(&client, |client| client.complaints().current().is_some());
+            assert_eq!(seen(&client.brokers), (1, 0), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_connected_broker_is_up_and_an_ended_one_is_not() {
+        for kind in [Kind::Producer, Kind::Consumer] {
+            let client = client(kind, &[("test.mock.num.brokers", "3")]);
+            poll_until(&client, |client| seen(&client.brokers).1 > 0);
             let brokers = Arc::clone(&client.brokers);
             drop(client);
-            assert_eq!(seen(&brokers), (0, 0));
+            assert_eq!(seen(&brokers), (0, 0), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_client_without_any_broker_gets_the_addresses_and_a_thread_for_them() {
+        let client = client(Kind::Consumer, &[]);
+        let properties = [("bootstrap.servers".to_owned(), NOWHERE.to_owned())].into();
+        let addresses = Brokers::new(&properties).unwrap();
+        // SAFETY: the client is live; these brokers are another's, and what they know of threads is their own.
+        let keep = || unsafe { addresses.keep(client.as_ptr()) };
+        assert_eq!(keep(), None, "not at once");
+        addresses.state().since = Instant::now().checked_sub(WITHOUT_MAX);
+        assert_eq!(keep(), Some((Lack::Broker, 1)));
+        poll_until(&client, |client| seen(&client.brokers).0 == 1);
+        poll_until(&client, |client| client.complaints().current().is_some());
     }
 
     #[test]
@@ -323,15 +359,21 @@ mod tests {
     }
 
     #[test]
-    fn a_client_whose_brokers_are_all_away_is_helped_once_a_minute() {
+    fn a_client_whose_brokers_are_all_away_is_helped_after_a_minute() {
         let (mut state, start) = (State::default(), Instant::now());
         let at = |count| start + seconds(count);
         state.begun();
         state.came_up();
         state.went_down(at(10));
-        let helped: Vec<u64> =
-            (10..200).filter(|count| state.lack(at(*count)) == Some(Lack::Connection)).collect();
-        assert_eq!(helped, [70, 130, 190]);
+        let helped = |state: &mut State, (from, to)| -> Vec<u64> {
+            (from..to).filter(|count| state.lack(at(*count)) == Some(Lack::Connection)).collect()
+        };
+        assert_eq!(helped(&mut state, (10, 200)), [70, 130, 190], "it takes none of the addresses");
+        state.has_addresses = true;
+        assert_eq!(helped(&mut state, (200, 500)), [0; 0], "it has them");
+        state.begun();
+        state.ended(at(500));
+        assert_eq!(helped(&mut state, (500, 600)), [500, 560], "one was let go of");
         state.ended(at(200));
         assert_eq!(state.lack(at(201)), None, "the last one was let go of only now");
     }

@@ -160,7 +160,7 @@ impl Client {
                 "no broker is left to this client, as when an answer of Kafka names none: beginning anew with bootstrap.servers",
             ),
             Some((Lack::Connection, _)) => {
-                tracing::debug!(target: "kafka", "no broker is up: trying bootstrap.servers, too");
+                self.complaints().note("no broker is up: trying bootstrap.servers, too");
             }
         }
     }

@@ -160,6 +160,11 @@ impl Complaints {
         }
     }
 
+    /// Something that we do about it, for whoever looks for a fault.
+    pub(crate) fn note(&self, line: &str) {
+        tracing::debug!(target: "kafka", client = self.name, "{line}");
+    }
+
     /// Something that we noticed ourselves, for people.
     pub(crate) fn warn(&self, line: &str) {
         let Some(suppressed) = self.admit("", line) else { return };

@@ -165,7 +165,11 @@ impl Link {
 
     /// The one client of a partition: two would not keep its records in order.
     fn of(&self, partition: u32) -> &Member {
-        &self.members[partition as usize % self.members.len()]
+        &self.members[self.place(partition)]
+    }
+
+    fn place(&self, partition: u32) -> usize {
+        partition as usize % self.members.len().max(1)
     }
 
     /// Hands a record over, now or when it is its turn. An error gives it back at once.
@@ -255,9 +259,12 @@ impl Link {
         self.old.extend(thread);
     }
 
-    /// What any of the clients complains of at the moment.
-    pub fn complaint(&self) -> Option<String> {
-        self.members.iter().find_map(|member| match &member.client {
+    /// What any of the clients of these partitions complains of at the moment.
+    pub fn complaint(&self, partitions: &[u32]) -> Option<String> {
+        let mut places: Vec<usize> = partitions.iter().map(|partition| self.place(*partition)).collect();
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().find_map(|place| match &self.members.get(place)?.client {
             Client::Kafka(producer) => producer.complaint(),
             Client::Handed(_) => None,
         })

@@ -1,6 +1,6 @@
 //! Three real brokers that replicate each other: one can be missing.
 //!
-//! What must never happen here: a topic with fewer replicas than brokers.
+//! What must never happen here: a topic with fewer replicas than brokers, unless a single node is asked for it.
 
 use super::{Broker, Member, create_topic};
 use crate::loopback::own_address;

@@ -296,15 +296,20 @@ impl Engine {
         self.ticked_at = now;
         self.scheduler.apply(now, Event::Tick);
         self.retire_once_more(now);
-        if let Some(silence) = self.waits.silence(now)
-            && self.watch.may_say_away()
-        {
-            self.say_silent(&silence);
+        if let Some(silence) = self.waits.silence(now) {
+            // That nobody answers is one fault, whoever meets it first.
+            let may_say = match silence.everywhere {
+                true => self.watch.may_say_away(),
+                false => self.throttle.allow("overtaken").is_some(),
+            };
+            if may_say {
+                self.say_silent(&silence);
+            }
         }
     }
 
-    fn say_silent(&self, Silence { partitions, time }: &Silence) {
-        let reason = self.link.complaint().unwrap_or_else(|| "no answer".into());
+    fn say_silent(&self, Silence { partitions, time, .. }: &Silence) {
+        let reason = self.link.complaint(partitions).unwrap_or_else(|| "no answer".into());
         let shown = partitions.iter().take(SILENT_SHOWN_MAX).map(|partition| format!("P{partition:02}"));
         let shown = shown.collect::<Vec<_>>().join(" ");
         let more = match partitions.len().saturating_sub(SILENT_SHOWN_MAX) {
@@ -312,7 +317,7 @@ impl Engine {
             more => format!(" and {more} more"),
         };
         tracing::warn!(
-            "no acknowledgement from Kafka for {} s on {shown}{more}: {reason}; waiting",
+            "no acknowledgement from Kafka for up to {} s on {shown}{more}: {reason}; waiting",
             time.as_secs()
         );
     }
