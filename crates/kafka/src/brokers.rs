@@ -142,7 +142,9 @@ impl Brokers {
         // SAFETY: the client is live by contract, the list NUL-terminated and copied. Takes the client's own lock for a moment, asks no
         // name server, and starts threads that call back: our lock is free.
         let count = unsafe { sys::rd_kafka_brokers_add(rk, servers.as_ptr()) };
-        self.state().has_addresses = count > 0;
+        let mut state = self.state();
+        // One that came up meanwhile may end the outage that they were given for.
+        state.has_addresses = count > 0 && state.up == 0;
         Some((lack, count))
     }
 }
