@@ -226,7 +226,7 @@ impl ConsumerSet {
         self.close(deadline);
     }
 
-    fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         self.core.as_ref().expect("only close takes the core away")
     }
 

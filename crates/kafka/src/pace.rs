@@ -7,7 +7,8 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings as sys;
@@ -46,17 +47,57 @@ pub(crate) struct Pace {
     held_max: usize,
     /// Bytes of answers since memory was looked at.
     since_look: AtomicUsize,
-    readers: AtomicUsize,
-    /// Readers that hold no record and find none in their queues.
-    starving: AtomicUsize,
+    readers: Arc<Readers>,
 }
 
-/// A reader that waits for a record, until this is dropped.
-pub(crate) struct Starves<'a>(&'a Pace);
+/// What each reader does, as it is at every moment; one entry for each of them.
+#[derive(Default)]
+struct Readers(Mutex<Vec<Arc<AtomicU8>>>);
 
-impl Drop for Starves<'_> {
+impl Readers {
+    fn states(&self) -> MutexGuard<'_, Vec<Arc<AtomicU8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something is in its hands or in its queue, or was a moment ago.
+const FED: u8 = 0;
+/// It looks whether its queue is empty.
+const LOOKS: u8 = 1;
+/// It holds no record, its queue was empty, and nothing came since.
+const STARVES: u8 = 2;
+
+/// One reader, until this is dropped.
+pub(crate) struct Reading {
+    state: Arc<AtomicU8>,
+    all: Arc<Readers>,
+}
+
+impl Reading {
+    /// It holds no record, and waits for one if its queue is empty. What comes into the queue while it looks counts, too.
+    pub(crate) fn waits(&self, queue_is_empty: impl FnOnce() -> bool) {
+        // Whoever fills the queue takes its lock, and so does the look: this store comes before it.
+        self.state.store(LOOKS, Ordering::SeqCst);
+        if queue_is_empty() {
+            let _fed_meanwhile =
+                self.state.compare_exchange(LOOKS, STARVES, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// It has something to give back, or soon will. Said for it by whoever fills its queue, as it may get the processor much later than
+    /// that broker's thread looks. What the library takes out again by itself (a barrier, the mark of a transaction) says it,
+    /// too: then the next answer waits until this reader's poll has ended.
+    pub(crate) fn is_fed(&self) {
+        // Asked for each record, and mostly so already: two readers' states may share a line of the cache.
+        if self.state.load(Ordering::SeqCst) != FED {
+            self.state.store(FED, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.starving.fetch_sub(1, Ordering::SeqCst);
+        self.all.states().retain(|state| !Arc::ptr_eq(state, &self.state));
     }
 }
 
@@ -68,29 +109,20 @@ impl Pace {
 
     /// At least `interval` apart for one broker, and not while earlier answers hold more than `held_max` bytes.
     pub(crate) fn new(interval: Duration, held_max: usize) -> Pace {
-        let (since_look, readers, starving) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
         let interval = interval.min(INTERVAL_MAX);
-        Pace { interval, held_max, since_look, readers, starving }
+        Pace { interval, held_max, since_look: AtomicUsize::default(), readers: Arc::default() }
     }
 
     /// Another reader takes records of this client.
-    pub(crate) fn reader_begins(&self) {
-        self.readers.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn reader(&self) -> Reading {
+        let state = Arc::new(AtomicU8::new(FED));
+        self.readers.states().push(Arc::clone(&state));
+        Reading { state, all: Arc::clone(&self.readers) }
     }
 
-    /// A reader takes no more, and holds none.
-    pub(crate) fn reader_ends(&self) {
-        self.readers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// A reader that holds no record found its queue empty.
-    pub(crate) fn reader_starves(&self) -> Starves<'_> {
-        self.starving.fetch_add(1, Ordering::SeqCst);
-        Starves(self)
-    }
-
-    fn all_starve(&self) -> bool {
-        self.starving.load(Ordering::SeqCst) >= self.readers.load(Ordering::SeqCst)
+    /// Then nothing is in their queues or in their hands.
+    pub(crate) fn all_starve(&self) -> bool {
+        self.readers.states().iter().all(|state| state.load(Ordering::SeqCst) == STARVES)
     }
 
     fn is_none(&self) -> bool {
@@ -223,7 +255,7 @@ mod tests {
     #[test]
     fn the_next_answer_waits_for_the_memory_of_earlier_ones_but_not_for_ever() {
         let pace = Pace::new(Duration::ZERO, 8);
-        pace.reader_begins();
+        let _reader = pace.reader();
         let wait = |held: usize, given_back: &dyn Fn(u32) -> usize| {
             let (held, steps) = (Cell::new(held), Cell::new(0));
             let step = || {
@@ -250,19 +282,27 @@ mod tests {
             assert_eq!(pace.await_room(|| 9, || steps += 1), Room::Pinned);
             steps
         };
-        pace.reader_begins();
-        pace.reader_begins();
-        let one = pace.reader_starves();
+        let (one, other) = (pace.reader(), pace.reader());
+        one.waits(|| true);
         assert_eq!(steps(), STILL_STEPS_MAX);
-        let other = pace.reader_starves();
+        other.waits(|| true);
         assert_eq!(steps(), 0);
+        one.is_fed();
+        assert_eq!(steps(), STILL_STEPS_MAX);
         drop(one);
-        assert_eq!(steps(), STILL_STEPS_MAX);
-        pace.reader_ends();
         assert_eq!(steps(), 0);
-        drop(other);
+        let third = pace.reader();
         assert_eq!(steps(), STILL_STEPS_MAX);
-        pace.reader_ends();
+        third.waits(|| false);
+        assert_eq!(steps(), STILL_STEPS_MAX);
+        third.waits(|| true);
+        assert_eq!(steps(), 0);
+        third.waits(|| {
+            third.is_fed();
+            true
+        });
+        assert_eq!(steps(), STILL_STEPS_MAX, "its queue was filled right after it was found empty");
+        drop((other, third));
         assert_eq!(steps(), 0);
     }
 

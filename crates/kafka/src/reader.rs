@@ -3,8 +3,9 @@
 //! What must never happen here: a record used after it was given back, a header looked at, an error mistaken for
 //! the end of a partition.
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +14,28 @@ use rdkafka::bindings as sys;
 use crate::Result;
 use crate::consumer::{Core, Position};
 use crate::ffi::{self, Queue, code};
+use crate::pace::Reading;
 
 /// Reads one partition, or all of them. `Send`: give each its own thread.
 pub struct Reader {
     // Before the core: a queue goes before its client.
     queue: Queue,
     partition: Option<i32>,
+    /// The queue has a pointer to it for its callback, which `drop` takes back.
+    reading: Arc<Reading>,
     core: Arc<Core>,
 }
 
 impl Reader {
     pub(crate) fn new(queue: Queue, partition: Option<i32>, core: Arc<Core>) -> Self {
-        core.client().pace().reader_begins();
-        Self { queue, partition, core }
+        let reading = Arc::new(core.client().pace().reader());
+        // SAFETY: the queue is live. The opaque is only read as the `Reading` that it is, which lives until `drop` has taken the
+        // callback back. It is called with the queue's lock held and touches only an atomic.
+        unsafe {
+            let opaque = Arc::as_ptr(&reading).cast_mut().cast();
+            sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(on_filled), opaque);
+        }
+        Self { queue, partition, reading, core }
     }
 
     /// The partition it reads; `None` when it reads all.
@@ -45,12 +55,7 @@ impl Reader {
     /// Waits up to `timeout` for the next record or event. Give the record back (drop it) soon: it holds the whole
     /// answer it came in, up to `fetch_max_bytes`.
     pub fn poll(&mut self, timeout: Duration) -> Polled<'_> {
-        let taken = {
-            // The record before was given back, or nobody could call.
-            let _starves = self.queue.is_empty().then(|| self.core.client().pace().reader_starves());
-            take(&self.queue, ffi::millis(timeout))
-        };
-        let Some(message) = taken else { return Polled::Nothing };
+        let Some(message) = self.take(timeout) else { return Polled::Nothing };
         let complaints = self.core.client().complaints();
         let (partition, offset) = (message.partition(), message.offset());
         if message.is_about_partition() && self.core.unreadable.place(partition).is_some() {
@@ -85,12 +90,29 @@ impl Reader {
             (false, _) => Polled::Nothing,
         }
     }
+
+    /// The record before was given back, or nobody could call.
+    fn take(&self, timeout: Duration) -> Option<Message> {
+        if self.queue.is_empty() {
+            self.reading.waits(|| self.queue.is_empty());
+        }
+        let taken = take(&self.queue, ffi::millis(timeout));
+        self.reading.is_fed();
+        taken
+    }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.core.client().pace().reader_ends();
+        // SAFETY: the queue is live; after this call, which takes its lock, the callback is neither called nor running.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut()) };
     }
+}
+
+/// Something came into a queue that was empty.
+unsafe extern "C" fn on_filled(_rk: *mut sys::rd_kafka_t, reading: *mut c_void) {
+    // SAFETY: set by `Reader::new`, which keeps it alive; only shared references to it exist.
+    unsafe { &*reading.cast::<Reading>() }.is_fed();
 }
 
 /// Whether the bytes at the position are what is wrong, so that asking again gives the same.
@@ -163,8 +185,7 @@ impl Record<'_> {
     /// Milliseconds since 1970, by the broker's or the sender's clock as the topic says; `None` when there is none.
     pub fn timestamp_ms(&self) -> Option<i64> {
         // SAFETY: the message is live; a null place for the kind of timestamp is allowed.
-        let timestamp =
-            unsafe { sys::rd_kafka_message_timestamp(self.message.0.as_ptr(), std::ptr::null_mut()) };
+        let timestamp = unsafe { sys::rd_kafka_message_timestamp(self.message.0.as_ptr(), ptr::null_mut()) };
         Some(timestamp).filter(|timestamp| *timestamp >= 0)
     }
 
@@ -236,5 +257,79 @@ impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: ours, not used after this.
         unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use std::time::Instant;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
+    use super::*;
+    use crate::{ConsumerSet, ConsumerTuning, Producer, ProducerTuning, Settings, Split};
+
+    /// Only a hang takes so long.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn send(settings: &Settings, partition: i32) {
+        let tuning = ProducerTuning {
+            message_max_bytes: 1_048_527,
+            queue_max_kbytes: 65_536,
+            idempotence: false,
+            linger: Duration::ZERO,
+        };
+        let producer = Producer::new(settings, &tuning, Box::new(|_: crate::Delivery<()>| {})).unwrap();
+        producer.send(partition, b"", b"record".to_vec(), ()).unwrap();
+        assert!(producer.flush(TIMEOUT));
+    }
+
+    #[test]
+    fn a_reader_is_fed_as_soon_as_its_queue_is_filled_whoever_has_the_processor() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        mock.create_topic("files", 2, 1).unwrap();
+        let properties = [("bootstrap.servers".to_owned(), mock.bootstrap_servers())].into();
+        let settings = Settings { properties, topic: "files".to_owned(), client_id: "test".to_owned() };
+        let tuning = ConsumerTuning {
+            queued_max_kbytes_total: 16_384,
+            fetch_max_bytes: 8 << 20,
+            message_max_bytes: 1_048_588,
+            held_max_bytes: usize::MAX,
+            fetch_interval: Duration::ZERO,
+        };
+        for split in [Split::PerPartition, Split::Merged] {
+            let positions = [0, 1].map(|partition| Position { partition, offset: 0 });
+            let (set, mut readers) =
+                ConsumerSet::start(&settings, "group", &positions, split, &tuning).unwrap();
+            // Everything there is, and both ends.
+            let mut ends = 0;
+            wait_until("both partitions are read", || {
+                for reader in &mut readers {
+                    ends += usize::from(matches!(reader.poll(Duration::ZERO), Polled::EndOfPartition { .. }));
+                }
+                ends == 2
+            });
+            readers.iter().for_each(|reader| reader.reading.waits(|| reader.queue.is_empty()));
+            assert!(set.core().client().pace().all_starve(), "{split:?}");
+            // No reader has the processor: nobody polls.
+            send(&settings, 0);
+            wait_until("the record is in its queue", || !readers[0].queue.is_empty());
+            assert!(!set.core().client().pace().all_starve(), "{split:?}");
+            let polled = readers[0].poll(TIMEOUT);
+            assert!(matches!(&polled, Polled::Record(record) if record.value() == b"record"), "{split:?}");
+            drop(polled);
+            drop(readers);
+            set.stop(TIMEOUT);
+        }
     }
 }
