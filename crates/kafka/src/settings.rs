@@ -202,7 +202,7 @@ pub(crate) fn for_consumer(
             ("max.partition.fetch.bytes", per_partition.to_string()),
             ("queued.min.messages", "10000".to_owned()),
             ("fetch.queue.backoff.ms", "10".to_owned()),
-            ("fetch.wait.max.ms", "150".to_owned()),
+            ("fetch.wait.max.ms", "250".to_owned()),
             ("fetch.min.bytes", "1".to_owned()),
             ("fetch.error.backoff.ms", "500".to_owned()),
             ("session.timeout.ms", "6000".to_owned()),
