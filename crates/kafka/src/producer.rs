@@ -351,23 +351,36 @@ struct Open<T> {
     next_ticket: usize,
     /// Also counts the record whose report is being delivered.
     unreported: usize,
-    /// By partition, what librdkafka makes of an answer without an offset (-1) for the next record of the same batch.
-    counted_on: HashMap<i32, i64>,
+    /// By partition, after an answer without an offset.
+    counted_on: HashMap<i32, Count>,
+}
+
+/// What librdkafka makes of an answer without an offset (-1) for the next record of the same batch.
+#[derive(Clone, Copy)]
+struct Count {
+    next: i64,
+    /// Records that were given to librdkafka after that answer, from this ticket on, are not of that batch.
+    before: usize,
 }
 
 impl<T> Open<T> {
     /// Takes the record of a report out; true when its offset is none: an answer without one is for a whole batch, whose
-    /// records librdkafka then numbers -1, 0, 1, … in the order of their reports. A record that truly has the offset that
-    /// such a count would give next is sent once too often; that is harmless.
+    /// records librdkafka then numbers -1, 0, 1, … in the order of their reports. A record that was under way already and truly
+    /// has the offset that such a count would give next is sent once too often; that is harmless. When it is sent again it is
+    /// no longer of the batch, or it would be sent for ever: the log goes on counting just like that.
     fn close(&mut self, report: &Report) -> Option<(Flight<T>, bool)> {
         let flight = self.flights.remove(&report.ticket)?;
-        let success = report.err == code::NONE;
-        let expected = self.counted_on.remove(&flight.partition);
-        let counted_on = success && (report.offset == -1 || expected == Some(report.offset));
-        if counted_on {
-            self.counted_on.insert(flight.partition, report.offset + 1);
+        let count = self.counted_on.remove(&flight.partition);
+        let before = match count {
+            _ if report.err != code::NONE => None,
+            _ if report.offset == -1 => Some(self.next_ticket),
+            Some(Count { next, before }) if next == report.offset && report.ticket < before => Some(before),
+            _ => None,
+        };
+        if let Some(before) = before {
+            self.counted_on.insert(flight.partition, Count { next: report.offset + 1, before });
         }
-        Some((flight, counted_on))
+        Some((flight, before.is_some()))
     }
 }
 

@@ -162,6 +162,25 @@ fn a_success_without_an_offset_proves_nothing() {
 }
 
 #[test]
+fn a_record_sent_again_after_an_answer_without_an_offset_is_believed() {
+    // Nothing is in the log yet, so its offset is what librdkafka would count on to after that answer, again and again.
+    let mock = mock(1);
+    let reports = Reports::default();
+    let tuning = kafka::ProducerTuning { idempotence: true, ..producer_tuning() };
+    let producer = Producer::new(&settings(&mock), &tuning, reports.handler()).unwrap();
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+    );
+    producer.send(0, b"", vec![1], 0).unwrap();
+    assert_eq!(reports.take(1)[0].outcome, Outcome::Unproven);
+    for offset in 0..3 {
+        producer.send(0, b"", vec![1], 0).unwrap();
+        assert_eq!(reports.take(1)[0].outcome, Outcome::Acknowledged { offset });
+    }
+}
+
+#[test]
 fn no_record_of_a_batch_without_an_offset_is_taken_for_stored() {
     // librdkafka counts on from the offset the answer lacks: -1, 0, 1, …
     let mock = mock(2);
