@@ -50,7 +50,7 @@ pub(crate) struct Pace {
     readers: Arc<Readers>,
 }
 
-/// What each reader does, as it is at every moment; one entry for each of them.
+/// What each reader does, as it is at every moment; one entry for each of them, at most one per partition.
 #[derive(Default)]
 struct Readers(Mutex<Vec<Arc<AtomicU8>>>);
 

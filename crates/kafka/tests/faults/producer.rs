@@ -148,21 +148,7 @@ fn the_brokers_refusals_say_what_to_do() {
 }
 
 #[test]
-fn a_success_without_an_offset_proves_nothing() {
-    let mock = mock(1);
-    let reports = Reports::default();
-    let tuning = kafka::ProducerTuning { idempotence: true, ..producer_tuning() };
-    let producer = Producer::new(&settings(&mock), &tuning, reports.handler()).unwrap();
-    mock.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
-    );
-    producer.send(0, b"", vec![1], 0).unwrap();
-    assert_eq!(reports.take(1)[0].outcome, Outcome::Unproven);
-}
-
-#[test]
-fn a_record_sent_again_after_an_answer_without_an_offset_is_believed() {
+fn a_success_without_an_offset_proves_nothing_and_the_record_sent_again_is_believed() {
     // Nothing is in the log yet, so its offset is what librdkafka would count on to after that answer, again and again.
     let mock = mock(1);
     let reports = Reports::default();
