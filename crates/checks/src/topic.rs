@@ -408,6 +408,7 @@ fn committed(subject: &Subject<'_>, group: &str, partitions: usize) -> kafka::Re
         message_max_bytes: 1 << 20,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: 1,
     };
     // Without positions it reads nothing and joins nothing.
     let (set, readers) = ConsumerSet::start(subject.settings, group, &[], Split::Merged, &tuning)?;

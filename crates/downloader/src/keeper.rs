@@ -122,7 +122,7 @@ impl<'a> Keeper<'a> {
             return true;
         }
         if !self.ends()
-            && let Some(marks) = self.environment.broker.watermarks(self.topic.partitions)
+            && let Some(marks) = self.environment.broker.watermarks(self.topic.partitions, || self.ends())
         {
             self.environment.report.set_watermarks(&highs(&marks));
         }
@@ -142,7 +142,9 @@ impl<'a> Keeper<'a> {
             return false;
         }
         // A broker that is away is said elsewhere: only one that answers can keep something back.
-        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions) else { return false };
+        let Some(marks) = self.environment.broker.watermarks(self.topic.partitions, || self.ends()) else {
+            return false;
+        };
         let highs = highs(&marks);
         self.environment.report.set_watermarks(&highs);
         let mut renew = false;
@@ -207,7 +209,7 @@ impl<'a> Keeper<'a> {
         if self.ends() {
             return None;
         }
-        self.environment.broker.watermarks(now.partitions)
+        self.environment.broker.watermarks(now.partitions, || self.ends())
     }
 
     fn ends(&self) -> bool {

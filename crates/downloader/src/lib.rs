@@ -7,6 +7,7 @@
 mod broker;
 mod commit;
 mod disk;
+mod fetch;
 mod jumps;
 mod keeper;
 mod landing;

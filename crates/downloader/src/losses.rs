@@ -95,8 +95,12 @@ pub fn say_positions(decisions: &[Decision], report: &Report) {
             );
         }
         if let Some(records) = decision.ahead {
+            let how = match records {
+                0 => "has other records below the place that was read up to".to_owned(),
+                records => format!("ends {records} record(s) before the place that was read up to"),
+            };
             error!(
-                "P{:02}: the topic ends {records} record(s) before the place that was read up to: it was cut off or made \
+                "P{:02}: the topic {how}: it was cut off or made \
                  anew; it is read from its beginning, and what was delivered is not delivered again",
                 decision.partition
             );

@@ -6,6 +6,7 @@
 
 use crate::broker::{Broker, OfTopic, RIGHTS_TIMEOUT};
 use crate::commit::{Committer, Placement};
+use crate::fetch;
 use crate::keeper::Keeper;
 use crate::losses;
 use crate::merge::{BATCH_FILES_MAX, Limits};
@@ -33,19 +34,6 @@ const DESCRIPTORS_BESIDE: u64 = 2048 + COMPLETE_WAITING_MAX as u64;
 const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// Questions for the group's offsets to one client; then another one asks.
 const COMMITTED_QUESTIONS: u32 = 8;
-/// This part of `memory_max` may wait in the queues of all partitions together when the readers stand still for long. Before that the
-/// answers that are held are bounded together ([`ANSWERS_WRITTEN`]).
-const QUEUED_PART: u64 = 4;
-/// Bound of one answer of a near broker, bytes. It is used while it is in the processor's cache (decision 16).
-const ANSWER_NEAR: u64 = 4 << 20;
-/// Bound of one answer over a longer way, or of a service that counts fetches, bytes: one is on its way per broker, so over 50 ms
-/// there and back this is 300 MB/s at most.
-const ANSWER_FAR: u64 = 16 << 20;
-/// An answer is this part of `memory_max` at most.
-const ANSWER_PART: u64 = 4;
-/// With more answers' bytes than so many in memory the next one is not asked for: one that is being written, and one that has come
-/// from each broker.
-const ANSWERS_WRITTEN: usize = 1;
 
 /// Why a run ended.
 pub enum Ended {
@@ -78,6 +66,8 @@ pub struct Environment<'a> {
     /// Partitions that stand still; a run that is begun for one of them must know it, so this outlives runs. Only the
     /// housekeeping asks.
     pub standing: Mutex<Standing>,
+    /// The partition whose next record was not on the topic when the last run ended; the next one takes it.
+    pub refused: Mutex<Option<i32>>,
 }
 
 /// Runs once.
@@ -208,14 +198,15 @@ fn positions(
             Known { staged, committed, marks, start }
         })
         .collect();
-    Some(OfTopic::Answer(decide(&known, begun)))
+    let refused = crate::lock(&environment.refused).take();
+    Some(OfTopic::Answer(decide(&known, begun, refused)))
 }
 
 /// What the group settled, for a downloader that lost its state.
 fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64>>> {
     let partitions: Vec<i32> = (0..count).collect();
     let nothing = || vec![None; partitions.len()];
-    let (group, tuning) = (group_id(environment), tuning(environment, None, ANSWER_NEAR, 1));
+    let (group, tuning) = (group_id(environment), tuning_of_questions(environment));
     loop {
         // One client for several attempts: behind a long link finding the group's broker alone takes longer than one question may.
         let client = ConsumerSet::start(environment.kafka, &group, &[], Split::Merged, &tuning);
@@ -252,7 +243,7 @@ fn committed(environment: &Environment<'_>, count: i32) -> Option<Vec<Option<i64
 
 /// Whether this user may see the group's offsets, which the right to commit them implies. Not for sure the other way round: `doctor` asks for both.
 fn may_read_group(environment: &Environment<'_>, group: &str) -> kafka::Result<()> {
-    let tuning = tuning(environment, None, ANSWER_NEAR, 1);
+    let tuning = tuning_of_questions(environment);
     let (set, mut readers) = ConsumerSet::start(environment.kafka, group, &[], Split::Merged, &tuning)?;
     let answer = set.committed_or_refused(&mut readers, &[0], RIGHTS_TIMEOUT);
     drop(readers);
@@ -264,22 +255,24 @@ fn group_id(environment: &Environment<'_>) -> String {
     format!("streamsend-downloader-{}", environment.settings.common.name)
 }
 
-fn tuning(
+/// For questions about the group.
+fn tuning_of_questions(environment: &Environment<'_>) -> ConsumerTuning {
+    fetch::tuning(situation(environment, None, (true, 1), 1))
+}
+
+fn situation(
     environment: &Environment<'_>,
     topic_limit: Option<usize>,
-    answer: u64,
-    brokers: usize,
-) -> ConsumerTuning {
-    let memory_max = environment.settings.common.memory_max;
-    let queued_max_kbytes_total = (memory_max / QUEUED_PART / 1024) as usize;
-    let fetch_max_bytes = answer.min(memory_max / ANSWER_PART) as usize;
-    let message_max_bytes = message_max(environment, topic_limit);
-    ConsumerTuning {
-        queued_max_kbytes_total,
-        fetch_max_bytes,
-        message_max_bytes,
-        held_max_bytes: (ANSWERS_WRITTEN + brokers) * fetch_max_bytes.max(message_max_bytes),
-        fetch_interval: environment.profile.fetch_interval(),
+    (near, leaders): (bool, usize),
+    partitions: usize,
+) -> fetch::Situation {
+    fetch::Situation {
+        memory_max: environment.settings.common.memory_max,
+        message_max: message_max(environment, topic_limit),
+        near,
+        leaders,
+        partitions,
+        interval: environment.profile.fetch_interval(),
     }
 }
 
@@ -298,11 +291,9 @@ fn start_consumer(
     let positions: Vec<Position> =
         starts.iter().map(|&(partition, offset)| Position { partition, offset }).collect();
     let split = if multi { Split::PerPartition } else { Split::Merged };
-    // A service that counts fetches gives more in each.
-    let often = environment.profile.fetch_interval().is_zero();
-    let (near, brokers) = environment.broker.way();
-    let answer = if often && near { ANSWER_NEAR } else { ANSWER_FAR };
-    let tuning = tuning(environment, topic.max_message_bytes, answer, brokers);
+    let apart = if multi { positions.len() } else { 1 };
+    let way = environment.broker.way();
+    let tuning = fetch::tuning(situation(environment, topic.max_message_bytes, way, apart));
     ConsumerSet::start(environment.kafka, &group_id(environment), &positions, split, &tuning)
         .map_err(|error| Stop::new(Exit::Configuration, error.to_string()))
 }
@@ -372,7 +363,7 @@ fn drive(
 
 fn looker<'a>(environment: &'a Environment<'_>, shared: &'a Shared, topic: &'a TopicInfo) -> Looker<'a> {
     let high_of = |partition: i32| {
-        let marks = environment.broker.watermarks(topic.partitions)?;
+        let marks = environment.broker.watermarks(topic.partitions, || shared.stopping())?;
         marks.get(usize::try_from(partition).ok()?).map(|marks| marks.high)
     };
     Looker {

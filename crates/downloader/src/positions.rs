@@ -28,13 +28,20 @@ pub struct Decision {
     pub lost: Option<(i64, i64)>,
     /// The oldest offset there is.
     pub low: i64,
-    /// The ledger is ahead of the topic's end by so many records: the topic was cut off.
+    /// The ledger is ahead of the topic's end by so many records: the topic was cut off. Zero when it has grown again since.
     pub ahead: Option<i64>,
 }
 
-/// Decides for every partition, in order. `has_ledger` tells a new partition from a new downloader.
-pub fn decide(known: &[Known], has_ledger: bool) -> Vec<Decision> {
+/// Decides for every partition, in order. `has_ledger` tells a new partition from a new downloader. `refused` is a partition whose next
+/// record was not on the topic just now.
+pub fn decide(known: &[Known], has_ledger: bool, refused: Option<i32>) -> Vec<Decision> {
     let any_committed = known.iter().any(|partition| partition.committed.is_some());
+    // A place that was refused, and is there a moment later: the log was cut off and has grown again, with other records below the
+    // place than those that were read. What is refused because it is too old is below `low`. One broker may lead many partitions, and
+    // only the first refusal is told, so none is trusted.
+    let grown_again = refused.and_then(|partition| known.get(usize::try_from(partition).ok()?)).is_some_and(
+        |Known { staged, marks, .. }| staged.is_some_and(|at| (marks.low..=marks.high).contains(&at)),
+    );
     let decide_one = |(number, known): (usize, &Known)| {
         let Watermarks { low, high } = known.marks;
         let wanted = match (known.staged, known.committed) {
@@ -47,7 +54,8 @@ pub fn decide(known: &[Known], has_ledger: bool) -> Vec<Decision> {
         };
         let remembered = known.staged.is_some() || (!has_ledger && known.committed.is_some());
         let lost = (remembered && wanted < low).then_some((wanted, low));
-        let ahead = (wanted > high).then(|| wanted - high);
+        let cut_off = wanted > high || (grown_again && known.staged.is_some() && wanted >= low);
+        let ahead = cut_off.then(|| (wanted - high).max(0));
         // Cut off or recreated without our knowing: everything there is read; closed files are known by their ids.
         let offset = if ahead.is_some() { low } else { wanted.max(low) };
         Decision { partition: number as i32, offset, lost, low, ahead }
@@ -64,7 +72,7 @@ mod tests {
     }
 
     fn offsets(known: &[Known], has_ledger: bool) -> Vec<i64> {
-        decide(known, has_ledger).iter().map(|d| d.offset).collect()
+        decide(known, has_ledger, None).iter().map(|d| d.offset).collect()
     }
 
     #[test]
@@ -80,10 +88,35 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_named() {
-        let gone = decide(&[known(Some(5), None, 8, 9, 0)], true);
+        let gone = decide(&[known(Some(5), None, 8, 9, 0)], true, None);
         assert_eq!((gone[0].offset, gone[0].lost), (8, Some((5, 8))));
-        let cut = decide(&[known(Some(50), None, 8, 9, 0)], true);
+        let cut = decide(&[known(Some(50), None, 8, 9, 0)], true, None);
         assert_eq!((cut[0].offset, cut[0].ahead), (8, Some(41)));
-        assert_eq!(decide(&[known(None, None, 8, 9, 0)], false)[0].lost, None, "never read is not lost");
+        assert_eq!(
+            decide(&[known(None, None, 8, 9, 0)], false, None)[0].lost,
+            None,
+            "never read is not lost"
+        );
+    }
+
+    #[test]
+    fn a_log_that_was_cut_off_and_has_grown_again_is_read_from_its_beginning() {
+        let all =
+            [known(Some(500), None, 8, 600, 0), known(Some(70), None, 9, 70, 0), known(None, None, 3, 9, 0)];
+        let places = |refused| -> Vec<(i64, Option<i64>)> {
+            decide(&all, true, refused).iter().map(|d| (d.offset, d.ahead)).collect()
+        };
+        assert_eq!(places(None), [(500, None), (70, None), (3, None)]);
+        assert_eq!(places(Some(0)), [(8, Some(0)), (9, Some(0)), (3, None)]);
+        assert_eq!(places(Some(2)), places(None), "nothing was read of it");
+        assert_eq!(places(Some(9)), places(None));
+    }
+
+    #[test]
+    fn a_place_that_retention_took_says_nothing_of_other_partitions() {
+        let all = [known(Some(5), None, 8, 9, 0), known(Some(70), None, 9, 70, 0)];
+        let decisions = decide(&all, true, Some(0));
+        assert_eq!((decisions[0].offset, decisions[0].lost, decisions[0].ahead), (8, Some((5, 8)), None));
+        assert_eq!((decisions[1].offset, decisions[1].ahead), (70, None));
     }
 }

@@ -70,6 +70,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
         placement: &placement,
         report: &report,
         standing: Mutex::default(),
+        refused: Mutex::default(),
     };
     context.status.started(&format!("waiting for Kafka at {bootstrap}"));
     runs(&environment, &mut store, &mut bound)
@@ -109,6 +110,9 @@ fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -
             wait = FAILED_WAIT_MIN;
         }
         disk_faults += u32::from(is_hard_disk_fault(&failure));
+        if let Failure::OutOfRange(partition) = &failure {
+            *crate::lock(&environment.refused) = Some(*partition);
+        }
         say_failure(failure, disk_faults)?;
         crate::broker::pause(environment.context, wait);
         wait = (wait * 2).min(FAILED_WAIT_MAX);

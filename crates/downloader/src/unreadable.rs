@@ -210,7 +210,7 @@ impl Looker<'_> {
 
     fn look(&self, partition: i32, offset: i64) -> kafka::Result<Probed> {
         let position = Position { partition, offset };
-        probe(self.kafka, &self.group_id, position, self.message_max_bytes, PROBE)
+        probe(self.kafka, &self.group_id, position, self.message_max_bytes, PROBE, || self.shared.stopping())
     }
 
     /// The first offset behind the batch that `position` lies in.

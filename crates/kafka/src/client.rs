@@ -18,7 +18,7 @@ use crate::brokers::{self, Brokers, Lack};
 use crate::certificate;
 use crate::complaint::Complaints;
 use crate::ffi::{self, Queue, code};
-use crate::pace::{self, Pace};
+use crate::pace::{self, Pace, Readers};
 use crate::settings::{Conf, Properties, Said};
 use crate::{Error, Result};
 
@@ -55,10 +55,16 @@ impl Context {
         Arc::new(Self { complaints, on_report, on_statistics: None, pace: Pace::none() })
     }
 
-    /// For a consumer whose fetches from one broker are at least so far apart, and wait while so much memory is held.
-    pub(crate) fn paced(name: &str, fetch_interval: Duration, held_max: usize) -> Arc<Self> {
+    /// For a consumer whose fetches from one broker are at least so far apart, and wait while so much memory is held: by these
+    /// readers, its own and those of the clients beside it.
+    pub(crate) fn paced(
+        name: &str,
+        fetch_interval: Duration,
+        held_max: usize,
+        readers: &Arc<Readers>,
+    ) -> Arc<Self> {
         let complaints = Complaints::new(name);
-        let pace = Pace::new(fetch_interval, held_max);
+        let pace = Pace::new(fetch_interval, held_max, Arc::clone(readers));
         Arc::new(Self { complaints, on_report: None, on_statistics: None, pace })
     }
 
@@ -378,10 +384,15 @@ impl Poller {
         self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
     }
 
-    /// Asks it to stop and waits up to `deadline` for its end. `false`: it is still busy, and left to itself.
-    pub(crate) fn stop(&mut self, deadline: Duration) -> bool {
+    /// Asks it to stop; nobody waits for its end yet.
+    pub(crate) fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Asks it to stop and waits up to `deadline` for its end. `false`: it is still busy, and left to itself.
+    pub(crate) fn stop(&mut self, deadline: Duration) -> bool {
+        self.ask_to_stop();
         // Nothing is ever sent: the answer is the sender's disappearance.
         let ended = matches!(
             self.gone.recv_timeout(deadline),

@@ -4,24 +4,16 @@
 //! record delivered to the wrong reader, a stop that waits for a broker.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use rdkafka::bindings as sys;
-
-use crate::client::{Client, Context, Kind, POLL_MS, Poller};
-use crate::ffi::{self, PartitionList, Queue, code};
+use crate::client::Context;
+use crate::member::Member;
 use crate::memory;
-use crate::reader::{Reader, take};
-use crate::request;
-use crate::settings::{self, Settings};
+use crate::reader::Reader;
+use crate::settings::{self, Settings, Share};
 use crate::{Error, Result};
 
-/// After a commit failed, the next try waits this long.
-const COMMIT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Events of a client that reads nothing that are looked at after a question without answer.
 const EVENTS_MAX: u32 = 64;
 /// Dropping without `stop` waits this long.
@@ -50,8 +42,11 @@ pub struct ConsumerTuning {
     /// some are given back: a partition whose reader stands still must not stop the others for more than two seconds.
     /// Counted where the C library is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
     pub held_max_bytes: usize,
-    /// Least time between two fetches from one broker, at most 5 s; zero: as fast as answers come.
+    /// Least time between two fetches of a client from one broker, at most 5 s; zero: as fast as answers come.
     pub fetch_interval: Duration,
+    /// Clients among which the partitions are shared, each with its own connection to every broker: over a long way one answer is on
+    /// its way per connection. From 1 to the number of partitions; a merged reader has one.
+    pub clients: usize,
 }
 
 /// A place in a partition.
@@ -65,10 +60,10 @@ pub struct Position {
 
 /// A consumer of explicit positions; its readers do the reading.
 pub struct ConsumerSet {
-    // Before the core: see `stop`.
-    poller: Poller,
-    core: Option<Arc<Core>>,
-    destroyed: Receiver<()>,
+    /// At least one client. The first speaks for the group, too, whose offsets any of them may ask for and commit.
+    members: Vec<Member>,
+    /// Which of them reads a partition; one entry per position.
+    owners: BTreeMap<i32, usize>,
 }
 
 impl ConsumerSet {
@@ -85,82 +80,56 @@ impl ConsumerSet {
     ) -> Result<(ConsumerSet, Vec<Reader>)> {
         check(positions)?;
         crate::unpack::allow(tuning.message_max_bytes);
-        let c_topic = ffi::c_string("the topic", &settings.topic)?;
-        let properties = settings::for_consumer(settings, group_id, positions.len(), split, tuning);
-        // With less than two answers there would be nothing to read while the next one is on its way.
-        let held_max = tuning.held_max_bytes.max(2 * settings::answer_max(&properties));
+        let clients = match split {
+            Split::Merged => 1,
+            Split::PerPartition => tuning.clients.clamp(1, positions.len().max(1)),
+        };
+        let partitions = Share { all: positions.len(), of_one: positions.len().div_ceil(clients) };
+        let properties = settings::for_consumer(settings, group_id, partitions, split, tuning);
+        // With less there would be nothing to read while the next ones are on their way.
+        let held_max =
+            tuning.held_max_bytes.max(settings::answer_max(&properties).saturating_mul(clients + 1));
         memory::keep_freed_memory();
-        let context = Context::paced(&settings.client_id, tuning.fetch_interval, held_max);
-        let client = Client::new(Kind::Consumer, &properties, context)?;
-        let main = main_queue(&client)?;
-        let replies = client.queue();
-        let (ended, destroyed) = bounded(1);
-        let core = Arc::new(Core {
-            replies: Some(replies),
-            main: Some(main),
-            client: Some(client),
-            topic: settings.topic.clone(),
-            c_topic,
-            split,
-            commits: Mutex::default(),
-            unreadable: Unreadable::default(),
-            ended,
-        });
-        // The order matters: a partition assigned first could put its first records into the common queue.
-        let readers = core.readers(positions)?;
-        let list = PartitionList::new(&core.c_topic, positions.iter().map(|p| (p.partition, p.offset)));
-        // SAFETY: the client is live, the list is live and copied.
-        let err = unsafe { ffi::rd_kafka_assign(core.client().as_ptr(), list.as_ptr()) };
-        if err != code::NONE {
-            return Err(core.client().error(err, &core.topic, ""));
+        let together = Arc::default();
+        let mut set = ConsumerSet { members: Vec::with_capacity(clients), owners: BTreeMap::new() };
+        let mut lots = Vec::with_capacity(clients);
+        for number in 0..clients {
+            let own: Vec<Position> = positions.iter().skip(number).step_by(clients).copied().collect();
+            let context = Context::paced(&settings.client_id, tuning.fetch_interval, held_max, &together);
+            let (member, readers) = Member::start(settings, &properties, context, &own, split)?;
+            set.owners.extend(own.iter().map(|position| (position.partition, number)));
+            set.members.push(member);
+            lots.push(readers.into_iter());
         }
-        let poller = Poller::start(
-            "kafka-consumer",
-            core.client().events(),
-            Arc::clone(&core),
-            |core: &Arc<Core>| core.serve(),
-            |core| core.unassign(),
-        )?;
-        Ok((ConsumerSet { poller, core: Some(core), destroyed }, readers))
+        let mut readers = Vec::with_capacity(positions.len());
+        while let Some(reader) = lots[readers.len() % clients].next() {
+            readers.push(reader);
+        }
+        Ok((set, readers))
+    }
+
+    /// Clients among which the partitions are shared.
+    pub fn clients(&self) -> usize {
+        self.members.len()
     }
 
     /// Commits offsets of *settled* watermarks (the next offset to read), some time soon. Newer values replace older
     /// ones not sent yet. Failures show in [`ConsumerSet::complaint`] and are tried again; they are never fatal.
     pub fn commit(&self, positions: &[Position]) {
-        let mut commits = self.core().commits();
-        commits.wanted.extend(positions.iter().map(|position| (position.partition, position.offset)));
-        drop(commits);
-        self.poller.wake();
+        self.first().commit(positions);
     }
 
     /// Commits and waits for the answer, up to `timeout`.
     pub fn commit_sync(&self, positions: &[Position], timeout: Duration) -> Result<()> {
-        if positions.is_empty() {
-            return Ok(());
-        }
-        let core = self.core();
-        // What waits to be sent is older than this.
-        core.commits().wanted.retain(|partition, _| positions.iter().all(|p| p.partition != *partition));
-        let list = PartitionList::new(&core.c_topic, positions.iter().map(|p| (p.partition, p.offset)));
-        request::commit(core.client(), &core.topic, &list, Instant::now() + timeout)
+        if positions.is_empty() { Ok(()) } else { self.first().core().commit_sync(positions, timeout) }
     }
 
     /// The group's committed offsets, in the order asked; `None` where nothing was ever committed.
     pub fn committed(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Option<i64>>> {
-        let core = self.core();
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let list = PartitionList::new(&core.c_topic, partitions.iter().map(|partition| (*partition, -1001)));
-        // SAFETY: client and list are live; the wait is bounded.
-        let err =
-            unsafe { ffi::rd_kafka_committed(core.client().as_ptr(), list.as_ptr(), ffi::millis(timeout)) };
-        let entries = list.entries();
-        let failed = Some(err).filter(|err| *err != code::NONE);
-        if let Some(err) = failed.or_else(|| entries.iter().map(|e| e.err).find(|err| *err != code::NONE)) {
-            return Err(core.client().error(err, &core.topic, ""));
-        }
-        Ok(entries.iter().map(|entry| Some(entry.offset).filter(|offset| *offset >= 0)).collect())
+        self.first().core().committed(partitions, timeout)
     }
 
     /// [`ConsumerSet::committed`] of a set that reads nothing, where it must also be seen that the user has no right on the
@@ -183,8 +152,8 @@ impl ConsumerSet {
                 let _kept_as_the_complaint = reader.poll(Duration::ZERO);
             }
         }
-        match self.core().client().complaints().group_refusal() {
-            Some(why) => Err(crate::Error::NotAuthorized(why)),
+        match self.first().core().client().complaints().group_refusal() {
+            Some(why) => Err(Error::NotAuthorized(why)),
             None => answer,
         }
     }
@@ -194,52 +163,46 @@ impl ConsumerSet {
     /// # Errors
     /// The partition then stands where it stood.
     pub fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
-        self.core().seek(position, timeout)
+        let owner = self.owners.get(&position.partition).and_then(|owner| self.members.get(*owner));
+        owner.unwrap_or_else(|| self.first()).core().seek(position, timeout)
     }
 
     /// Stops fetching these partitions and throws away what was fetched ahead; for long stops only.
     pub fn pause(&self, partitions: &[i32]) {
-        let core = self.core();
-        let list = PartitionList::new(&core.c_topic, partitions.iter().map(|partition| (*partition, 0)));
-        // SAFETY: client and list are live. Unknown partitions are marked in the list and otherwise ignored.
-        unsafe { ffi::rd_kafka_pause_partitions(core.client().as_ptr(), list.as_ptr()) };
+        self.members.iter().for_each(|member| member.core().pause(partitions, true));
     }
 
     /// Goes on fetching them where the reader is.
     pub fn resume(&self, partitions: &[i32]) {
-        let core = self.core();
-        let list = PartitionList::new(&core.c_topic, partitions.iter().map(|partition| (*partition, 0)));
-        // SAFETY: client and list are live. Unknown partitions are marked in the list and otherwise ignored.
-        unsafe { ffi::rd_kafka_resume_partitions(core.client().as_ptr(), list.as_ptr()) };
+        self.members.iter().for_each(|member| member.core().pause(partitions, false));
     }
 
-    /// Last connection-level complaint; `None` once a record or the end of a partition was read, or when the fault is
+    /// Last connection-level complaint of a client; `None` once it read a record or the end of a partition, or when the fault is
     /// long gone.
     pub fn complaint(&self) -> Option<String> {
-        self.core().client().complaints().current()
+        self.members.iter().find_map(|member| member.core().client().complaints().current())
     }
 
-    /// Ends the client. Drop the readers first (end their threads): the client can only go with the last of them, and
+    /// Ends the clients. Drop the readers first (end their threads): a client can only go with the last of its own, and
     /// while there are any this only stops fetching. Never waits longer than `deadline`; what is not done by then goes
     /// on in the background. Commits not sent yet are dropped: use [`ConsumerSet::commit_sync`] before.
     pub fn stop(mut self, deadline: Duration) {
         self.close(deadline);
     }
 
-    pub(crate) fn core(&self) -> &Core {
-        self.core.as_ref().expect("only close takes the core away")
+    fn first(&self) -> &Member {
+        self.members.first().expect("a set has at least one client")
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &crate::member::Core {
+        self.first().core()
     }
 
     fn close(&mut self, deadline: Duration) {
-        let Some(core) = self.core.take() else { return };
         let until = Instant::now() + deadline;
-        self.poller.stop(deadline);
-        let readers_left = Arc::downgrade(&core);
-        drop(core);
-        if readers_left.strong_count() == 0 {
-            // Sent, or lost with its sender, when the client is gone.
-            let _ = self.destroyed.recv_deadline(until);
-        }
+        self.members.iter().for_each(Member::ask_to_stop);
+        self.members.iter_mut().for_each(|member| member.close(until));
     }
 }
 
@@ -250,274 +213,11 @@ impl Drop for ConsumerSet {
 }
 
 /// Refuses positions that librdkafka would take for something else than an offset.
-fn check(positions: &[Position]) -> Result<()> {
+pub(crate) fn check(positions: &[Position]) -> Result<()> {
     match positions.iter().find(|position| position.partition < 0 || position.offset < 0) {
         Some(Position { partition, offset }) => {
             Err(Error::Other(format!("not a position: partition {partition}, offset {offset}")))
         }
         None => Ok(()),
-    }
-}
-
-fn main_queue(client: &Client) -> Result<Queue> {
-    // SAFETY: the client is live; the reference is ours and goes before the client (see `Core::drop`).
-    let queue = unsafe { Queue::own(sys::rd_kafka_queue_get_consumer(client.as_ptr())) };
-    queue.ok_or_else(|| Error::InvalidConfig("the consumer needs a group.id".to_owned()))
-}
-
-/// librdkafka's side of the consumer. The set, the poll thread and every reader keep it alive.
-pub(crate) struct Core {
-    replies: Option<Queue>,
-    main: Option<Queue>,
-    client: Option<Client>,
-    topic: String,
-    c_topic: CString,
-    split: Split,
-    commits: Mutex<Commits>,
-    pub(crate) unreadable: Unreadable,
-    ended: Sender<()>,
-}
-
-/// Partitions that were left at a batch that cannot be read, and where that batch is.
-///
-/// After a wrong checksum librdkafka parses on through the damaged bytes: it may give records out of them, and take a
-/// position from them. So nothing of the partition counts until it is sought again.
-#[derive(Default)]
-pub(crate) struct Unreadable {
-    any: AtomicBool,
-    /// One entry per partition at most.
-    places: Mutex<BTreeMap<i32, i64>>,
-}
-
-impl Unreadable {
-    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, i64>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, partition: i32, offset: i64) {
-        let mut places = self.places();
-        self.any.store(true, Ordering::Release);
-        places.entry(partition).or_insert(offset);
-    }
-
-    /// Where the partition is stuck, if it is. Asked for every record.
-    pub(crate) fn place(&self, partition: i32) -> Option<i64> {
-        if self.any.load(Ordering::Acquire) { self.places().get(&partition).copied() } else { None }
-    }
-
-    fn forget(&self, partition: i32) {
-        let mut places = self.places();
-        places.remove(&partition);
-        self.any.store(!places.is_empty(), Ordering::Release);
-    }
-}
-
-/// Offsets on their way to the group; at most one request at a time.
-#[derive(Default)]
-struct Commits {
-    /// Newest offset per partition that was not sent.
-    wanted: BTreeMap<i32, i64>,
-    sent: Option<BTreeMap<i32, i64>>,
-    not_before: Option<Instant>,
-}
-
-impl Core {
-    pub(crate) fn client(&self) -> &Client {
-        self.client.as_ref().expect("only drop takes the client away")
-    }
-
-    fn commits(&self) -> std::sync::MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn readers(self: &Arc<Self>, positions: &[Position]) -> Result<Vec<Reader>> {
-        match self.split {
-            Split::Merged => Ok(vec![Reader::new(main_queue(self.client())?, None, Arc::clone(self))]),
-            Split::PerPartition => positions
-                .iter()
-                .map(|Position { partition, .. }| {
-                    // SAFETY: the client is live, the name NUL-terminated; the reference is ours, and its reader keeps
-                    // the client alive longer.
-                    let queue = unsafe {
-                        Queue::own(sys::rd_kafka_queue_get_partition(
-                            self.client().as_ptr(),
-                            self.c_topic.as_ptr(),
-                            *partition,
-                        ))
-                    };
-                    let queue =
-                        queue.ok_or_else(|| Error::Other(format!("no queue for partition {partition}")))?;
-                    queue.detach();
-                    Ok(Reader::new(queue, Some(*partition), Arc::clone(self)))
-                })
-                .collect(),
-        }
-    }
-
-    /// One round of the poll thread: client events, stray messages, commits.
-    fn serve(&self) {
-        self.client().poll(POLL_MS);
-        if self.split == Split::PerPartition {
-            self.serve_main_queue();
-        }
-        self.serve_commits();
-    }
-
-    /// With a queue per partition the main queue has only complaints about the group. A record there would mean that
-    /// its reader misses it: put the partition back to it.
-    fn serve_main_queue(&self) {
-        let Some(main) = &self.main else { return };
-        while let Some(message) = take(main, 0) {
-            if message.code() != code::NONE {
-                self.client().complaints().fault(message.code(), &message.error_text());
-                continue;
-            }
-            let (partition, offset) = (message.partition(), message.offset());
-            drop(message);
-            tracing::warn!(target: "kafka", partition, offset, "a record came outside its queue; reading it again");
-            let list = PartitionList::new(&self.c_topic, [(partition, offset)]);
-            // SAFETY: client and list are live; the error returned, if any, becomes ours.
-            let sought = unsafe {
-                let error = sys::rd_kafka_seek_partitions(self.client().as_ptr(), list.as_ptr(), 1_000);
-                request::check(self.client(), &self.topic, error)
-            };
-            if let Err(error) = sought {
-                tracing::warn!(target: "kafka", partition, offset, %error, "the partition could not be put back");
-            }
-        }
-    }
-
-    fn serve_commits(&self) {
-        let Some(replies) = &self.replies else { return };
-        while let Some(event) = replies.event(0) {
-            let outcome = request::commit_error(self.client(), &self.topic, &event);
-            let mut commits = self.commits();
-            let sent = commits.sent.take().unwrap_or_default();
-            if let Err(error) = outcome {
-                for (partition, offset) in sent {
-                    commits.wanted.entry(partition).or_insert(offset);
-                }
-                commits.not_before = Some(Instant::now() + COMMIT_RETRY_AFTER);
-                drop(commits);
-                self.client().complaints().fault(code::WAIT_COORD, &format!("offset commit: {error}"));
-            }
-        }
-        let mut commits = self.commits();
-        let too_soon = commits.not_before.is_some_and(|not_before| Instant::now() < not_before);
-        if commits.sent.is_some() || commits.wanted.is_empty() || too_soon {
-            return;
-        }
-        let sent = std::mem::take(&mut commits.wanted);
-        let list = PartitionList::new(&self.c_topic, sent.iter().map(|(p, offset)| (*p, *offset)));
-        // SAFETY: client, list and queue are live; the list is copied; no callback, so no opaque either.
-        let err = unsafe {
-            let (client, queue) = (self.client().as_ptr(), replies.as_ptr());
-            ffi::rd_kafka_commit_queue(client, list.as_ptr(), queue, None, std::ptr::null_mut())
-        };
-        if err == code::NONE {
-            commits.sent = Some(sent);
-        }
-    }
-
-    /// Puts a partition elsewhere; nothing fetched before is delivered any more.
-    pub(crate) fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
-        check(&[position])?;
-        if self.unreadable.place(position.partition).is_some() {
-            // It is out of the assignment: see `leave`.
-            self.assign_again(position)?;
-            self.unreadable.forget(position.partition);
-            return Ok(());
-        }
-        let list = PartitionList::new(&self.c_topic, [(position.partition, position.offset)]);
-        // SAFETY: client and list are live; the wait is bounded; the error returned, if any, becomes ours.
-        unsafe {
-            let error =
-                sys::rd_kafka_seek_partitions(self.client().as_ptr(), list.as_ptr(), ffi::millis(timeout));
-            request::check(self.client(), &self.topic, error)?;
-        }
-        match list.entries().iter().map(|entry| entry.err).find(|err| *err != code::NONE) {
-            None => Ok(()),
-            // It is not being fetched, as after its position was out of range: librdkafka then takes no seek.
-            Some(code::STATE) => {
-                self.take_out(position.partition)?;
-                self.assign_again(position)
-            }
-            Some(err) => Err(self.client().error(err, &self.topic, "")),
-        }
-    }
-
-    /// Ends fetching a partition at a batch that cannot be read, which would only be fetched again and again.
-    pub(crate) fn leave(&self, partition: i32, offset: i64) {
-        self.unreadable.note(partition, offset);
-        if let Err(error) = self.take_out(partition) {
-            tracing::warn!(target: "kafka", partition, %error, "the partition goes on being fetched");
-        }
-    }
-
-    /// Takes one partition out of the assignment; its queue stays split.
-    fn take_out(&self, partition: i32) -> Result<()> {
-        let list = PartitionList::new(&self.c_topic, [(partition, 0)]);
-        // SAFETY: client and list are live, the list is copied; the error returned, if any, becomes ours. Served by
-        // librdkafka's main thread, which waits for no broker.
-        unsafe {
-            let error = sys::rd_kafka_incremental_unassign(self.client().as_ptr(), list.as_ptr());
-            request::check(self.client(), &self.topic, error)
-        }
-    }
-
-    /// Puts a partition that was taken out back at a position.
-    fn assign_again(&self, position: Position) -> Result<()> {
-        let list = PartitionList::new(&self.c_topic, [(position.partition, position.offset)]);
-        // SAFETY: as for taking out.
-        unsafe {
-            let error = sys::rd_kafka_incremental_assign(self.client().as_ptr(), list.as_ptr());
-            request::check(self.client(), &self.topic, error)
-        }
-    }
-
-    /// Ends fetching, on the poll thread: librdkafka's main thread answers at once, but nobody promises it.
-    fn unassign(&self) {
-        // SAFETY: the client is live; null means "nothing assigned".
-        unsafe { ffi::rd_kafka_assign(self.client().as_ptr(), std::ptr::null()) };
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        // Queues go before their client.
-        self.replies = None;
-        self.main = None;
-        let (Some(client), ended) = (self.client.take(), self.ended.clone()) else { return };
-        // Destroying joins librdkafka's threads: not on a thread that has other work.
-        let closer = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
-            drop(client);
-            // The set may be gone already.
-            let _ = ended.try_send(());
-        });
-        if let Err(error) = closer {
-            // The closure, and the client with it, was dropped right here.
-            tracing::warn!(target: "kafka", %error, "no thread for closing the Kafka client: closed in place");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_that_cannot_be_read_counts_until_the_partition_moves() {
-        let unreadable = Unreadable::default();
-        assert_eq!(unreadable.place(0), None);
-        unreadable.note(0, 4);
-        unreadable.note(0, 4_991_471_925_827_290_437);
-        unreadable.note(1, 7);
-        assert_eq!(
-            (unreadable.place(0), unreadable.place(1)),
-            (Some(4), Some(7)),
-            "the first one is the true one"
-        );
-        unreadable.forget(0);
-        assert_eq!((unreadable.place(0), unreadable.place(1)), (None, Some(7)));
     }
 }

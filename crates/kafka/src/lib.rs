@@ -15,6 +15,7 @@ mod client;
 mod complaint;
 mod consumer;
 mod ffi;
+mod member;
 mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;

@@ -50,9 +50,10 @@ pub(crate) struct Pace {
     readers: Arc<Readers>,
 }
 
-/// What each reader does, as it is at every moment; one entry for each of them, at most one per partition.
+/// What each reader does, as it is at every moment; one entry for each of them, at most one per partition. Clients that share the
+/// partitions of a topic share this, too, since what they hold is counted together.
 #[derive(Default)]
-struct Readers(Mutex<Vec<Arc<AtomicU8>>>);
+pub(crate) struct Readers(Mutex<Vec<Arc<AtomicU8>>>);
 
 impl Readers {
     fn states(&self) -> MutexGuard<'_, Vec<Arc<AtomicU8>>> {
@@ -104,13 +105,13 @@ impl Drop for Reading {
 impl Pace {
     /// As soon as an answer is there.
     pub(crate) fn none() -> Pace {
-        Pace::new(Duration::ZERO, usize::MAX)
+        Pace::new(Duration::ZERO, usize::MAX, Arc::default())
     }
 
     /// At least `interval` apart for one broker, and not while earlier answers hold more than `held_max` bytes.
-    pub(crate) fn new(interval: Duration, held_max: usize) -> Pace {
+    pub(crate) fn new(interval: Duration, held_max: usize, readers: Arc<Readers>) -> Pace {
         let interval = interval.min(INTERVAL_MAX);
-        Pace { interval, held_max, since_look: AtomicUsize::default(), readers: Arc::default() }
+        Pace { interval, held_max, since_look: AtomicUsize::default(), readers }
     }
 
     /// Another reader takes records of this client.
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn small_answers_are_counted_together() {
-        let pace = Pace::new(Duration::ZERO, 1);
+        let pace = Pace::new(Duration::ZERO, 1, Arc::default());
         let looks: Vec<bool> =
             [LOOK_BYTES / 2, LOOK_BYTES / 2 - 1, 1, 1, LOOK_BYTES].map(|size| pace.is_look_due(size)).into();
         assert_eq!(looks, [false, false, true, false, true]);
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_next_answer_waits_for_the_memory_of_earlier_ones_but_not_for_ever() {
-        let pace = Pace::new(Duration::ZERO, 8);
+        let pace = Pace::new(Duration::ZERO, 8, Arc::default());
         let _reader = pace.reader();
         let wait = |held: usize, given_back: &dyn Fn(u32) -> usize| {
             let (held, steps) = (Cell::new(held), Cell::new(0));
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_readers_that_have_nothing_to_give_back() {
-        let pace = Pace::new(Duration::ZERO, 8);
+        let pace = Pace::new(Duration::ZERO, 8, Arc::default());
         let steps = || {
             let mut steps = 0;
             assert_eq!(pace.await_room(|| 9, || steps += 1), Room::Pinned);
@@ -308,10 +309,10 @@ mod tests {
 
     #[test]
     fn a_pace_that_is_none_costs_nothing() {
-        assert!(Pace::none().is_none() && Pace::new(Duration::ZERO, usize::MAX).is_none());
+        assert!(Pace::none().is_none() && Pace::new(Duration::ZERO, usize::MAX, Arc::default()).is_none());
         assert!(
-            !Pace::new(Duration::ZERO, 1).is_none()
-                && !Pace::new(Duration::from_secs(1), usize::MAX).is_none()
+            !Pace::new(Duration::ZERO, 1, Arc::default()).is_none()
+                && !Pace::new(Duration::from_secs(1), usize::MAX, Arc::default()).is_none()
         );
     }
 }

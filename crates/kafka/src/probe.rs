@@ -32,7 +32,8 @@ pub enum Probed {
     OutOfRange,
 }
 
-/// Looks. `message_max_bytes` is the topic's `max.message.bytes`; more than one such batch is not fetched.
+/// Looks. `message_max_bytes` is the topic's `max.message.bytes`; more than one such batch is not fetched. Nobody waits any longer once
+/// `ends` says so.
 ///
 /// # Errors
 /// [`Error::Unreachable`] when there is no answer within `timeout`: nothing is known then.
@@ -42,6 +43,7 @@ pub fn probe(
     position: Position,
     message_max_bytes: usize,
     timeout: Duration,
+    ends: impl Fn() -> bool,
 ) -> Result<Probed> {
     let tuning = ConsumerTuning {
         queued_max_kbytes_total: 1,
@@ -49,12 +51,13 @@ pub fn probe(
         message_max_bytes,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: 1,
     };
     let (set, mut readers) = ConsumerSet::start(settings, group_id, &[position], Split::Merged, &tuning)?;
     let deadline = Instant::now() + timeout;
     let mut silence = "no answer".to_owned();
     let mut probed = None;
-    while probed.is_none() && Instant::now() < deadline {
+    while probed.is_none() && Instant::now() < deadline && !ends() {
         let Some(reader) = readers.first_mut() else { break };
         probed = match reader.poll(POLL) {
             Polled::Record(record) if record.offset() >= position.offset => Some(Probed::Readable),

@@ -12,8 +12,9 @@ use std::time::Duration;
 use rdkafka::bindings as sys;
 
 use crate::Result;
-use crate::consumer::{Core, Position};
+use crate::consumer::Position;
 use crate::ffi::{self, Queue, code};
+use crate::member::Core;
 use crate::pace::Reading;
 
 /// Reads one partition, or all of them. `Send`: give each its own thread.
@@ -306,6 +307,7 @@ mod tests {
             message_max_bytes: 1_048_588,
             held_max_bytes: usize::MAX,
             fetch_interval: Duration::ZERO,
+            clients: 1,
         };
         for split in [Split::PerPartition, Split::Merged] {
             let positions = [0, 1].map(|partition| Position { partition, offset: 0 });

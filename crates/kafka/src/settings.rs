@@ -174,11 +174,19 @@ pub(crate) fn for_producer(settings: &Settings, tuning: &ProducerTuning) -> Prop
     all
 }
 
-/// Properties of a consumer of `partitions` partitions.
+/// Partitions of a consumer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) all: usize,
+    /// Most that one of its clients has.
+    pub(crate) of_one: usize,
+}
+
+/// Properties of each client of a consumer of so many partitions.
 pub(crate) fn for_consumer(
     settings: &Settings,
     group_id: &str,
-    partitions: usize,
+    partitions: Share,
     split: Split,
     tuning: &ConsumerTuning,
 ) -> Properties {
@@ -186,15 +194,15 @@ pub(crate) fn for_consumer(
     let own = settings.properties.get("fetch.max.bytes").and_then(|value| value.parse().ok());
     let fetch: usize = own.unwrap_or(tuning.fetch_max_bytes).clamp(message_max, MESSAGE_BYTES.1);
     // librdkafka counts this per queue: a merged queue stands for all partitions.
-    let queues = match split {
-        Split::PerPartition => partitions.max(1),
-        Split::Merged => 1,
+    let (queues, apart) = match split {
+        Split::PerPartition => (partitions.all.max(1), partitions.of_one.max(1)),
+        Split::Merged => (1, 1),
     };
     let queued = (tuning.queued_max_kbytes_total / queues).max(2 * message_max / 1024).clamp(1, KBYTES_MAX);
     // Two partitions in one answer keep one from waiting for another, if there are two that are read apart. Half a queue: a partition whose queue is full is not asked
     // for, and waits until the others were answered, up to `fetch.wait.max.ms`; a queue with one answer of full chunks in it is
     // not full. librdkafka's kilobyte has 1,000 bytes.
-    let per_partition = (fetch / queues.min(2)).min(queued.saturating_mul(1000) / 2).max(message_max);
+    let per_partition = (fetch / apart.min(2)).min(queued.saturating_mul(1000) / 2).max(message_max);
     let mut all = common(
         settings,
         &[
@@ -210,7 +218,7 @@ pub(crate) fn for_consumer(
         ],
     );
     // Also bounds what a zstd batch may unpack to, so it stays just above the largest proper answer.
-    let frame = ANSWER_FRAME + ANSWER_FRAME_PER_PARTITION * partitions;
+    let frame = ANSWER_FRAME + ANSWER_FRAME_PER_PARTITION * partitions.of_one;
     let fetch = all.get("fetch.max.bytes").and_then(|value| value.parse().ok()).unwrap_or(fetch);
     let receive = fetch.max(message_max).saturating_add(frame).min(2_147_483_647);
     all.entry("receive.message.max.bytes".to_owned()).or_insert_with(|| receive.to_string());
@@ -299,6 +307,7 @@ impl Said {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -326,7 +335,9 @@ mod tests {
             message_max_bytes: 1_048_588,
             held_max_bytes: usize::MAX,
             fetch_interval: Duration::ZERO,
+            clients: 1,
         };
+        let partitions = Share { all: partitions, of_one: partitions };
         for_consumer(&settings(properties), "group", partitions, split, &tuning)
     }
 
@@ -378,8 +389,13 @@ mod tests {
                 message_max_bytes: size,
                 held_max_bytes: size,
                 fetch_interval: Duration::ZERO,
+                clients: 1,
             };
-            taken(Kind::Consumer, &for_consumer(&settings(&[]), "group", 4, Split::PerPartition, &tuning));
+            let partitions = Share { all: 4, of_one: 2 };
+            taken(
+                Kind::Consumer,
+                &for_consumer(&settings(&[]), "group", partitions, Split::PerPartition, &tuning),
+            );
         }
     }
 
@@ -466,7 +482,7 @@ mod tests {
         let mut properties = consumer(&[("security.protocol", "ssl")], 6, Split::PerPartition);
         properties.insert("ssl.ca.location".to_owned(), "/nowhere/ca.pem".to_owned());
         for _ in 0..10 {
-            let context = Context::paced("test", Duration::from_secs(1), 1);
+            let context = Context::paced("test", Duration::from_secs(1), 1, &Arc::default());
             let Err(error) = Client::new(Kind::Consumer, &properties, context) else { panic!("no error") };
             assert!(error.to_string().contains("ssl.ca.location"), "{error}");
         }

@@ -71,6 +71,7 @@ pub fn visit(bootstrap: &str, topic: &str, mut each: impl FnMut(&kafka::Record<'
         message_max_bytes: RECORD_BYTES_MAX,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: 1,
     };
     let settings = settings(bootstrap, topic);
     let (set, mut readers) =

@@ -72,6 +72,7 @@ fn list(settings: &Settings, what: &Inspect, out: &mut Out<'_>) -> Result<bool, 
         message_max_bytes: RECORD_BYTES_MAX,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: 1,
     };
     let started = ConsumerSet::start(settings, &settings.client_id, &positions, Split::Merged, &tuning);
     let (set, mut readers) = started.map_err(kafka_stop)?;

@@ -63,6 +63,7 @@ pub fn consumer_tuning() -> ConsumerTuning {
         message_max_bytes: 1_048_588,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: 1,
     }
 }
 
@@ -106,11 +107,22 @@ pub fn fill(mock: &Mock, partition: i32, tokens: std::ops::Range<u64>) {
 }
 
 pub fn start(mock: &Mock, positions: &[(i32, i64)], split: Split) -> (ConsumerSet, Vec<Reader>) {
+    start_shared(mock, positions, split, 1)
+}
+
+/// The same shared among so many clients.
+pub fn start_shared(
+    mock: &Mock,
+    positions: &[(i32, i64)],
+    split: Split,
+    clients: usize,
+) -> (ConsumerSet, Vec<Reader>) {
     let positions: Vec<Position> = positions
         .iter()
         .map(|(partition, offset)| Position { partition: *partition, offset: *offset })
         .collect();
-    ConsumerSet::start(&settings(mock), "group", &positions, split, &consumer_tuning()).unwrap()
+    let tuning = ConsumerTuning { clients, ..consumer_tuning() };
+    ConsumerSet::start(&settings(mock), "group", &positions, split, &tuning).unwrap()
 }
 
 /// What a reader gave, without the borrow.

@@ -7,11 +7,22 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::common::{
     Seen, TIMEOUT, at_end, consumer_tuning, fill, mock, must_end, nobody, read_until, settings, settings_for,
-    start, tokens, wait_for,
+    start, start_shared, tokens, wait_for,
 };
 
 #[test]
 fn each_reader_has_its_own_partition_from_its_own_position() {
+    each_has_its_own(1, 1);
+}
+
+#[test]
+fn each_reader_has_its_own_partition_whichever_client_reads_it() {
+    each_has_its_own(2, 2);
+    each_has_its_own(8, 3);
+}
+
+/// No more clients than partitions.
+fn each_has_its_own(clients: usize, used: usize) {
     let mock = mock(3);
     for partition in 0..3 {
         fill(
@@ -20,7 +31,8 @@ fn each_reader_has_its_own_partition_from_its_own_position() {
             100 * u64::try_from(partition).unwrap()..100 * u64::try_from(partition).unwrap() + 50,
         );
     }
-    let (set, mut readers) = start(&mock, &[(0, 0), (2, 20), (1, 50)], Split::PerPartition);
+    let (set, mut readers) = start_shared(&mock, &[(0, 0), (2, 20), (1, 50)], Split::PerPartition, clients);
+    assert_eq!(set.clients(), used);
     assert_eq!(
         readers.iter().map(|reader| reader.partition()).collect::<Vec<_>>(),
         [Some(0), Some(2), Some(1)]
@@ -33,6 +45,12 @@ fn each_reader_has_its_own_partition_from_its_own_position() {
     let seen = read_until(&mut readers[2], at_end);
     assert_eq!(tokens(&seen), [150]);
     assert_eq!(seen.last(), Some(&Seen::End { partition: 1, offset: 51 }));
+    for reader in &mut readers[..2] {
+        let partition = reader.partition().unwrap();
+        set.seek(Position { partition, offset: 45 }, TIMEOUT).unwrap();
+        let first = 100 * u64::try_from(partition).unwrap();
+        assert_eq!(tokens(&read_until(reader, at_end)), (first + 45..first + 50).collect::<Vec<_>>());
+    }
     drop(readers);
     set.stop(TIMEOUT);
 }
@@ -43,8 +61,8 @@ fn one_reader_can_have_all_partitions() {
     for partition in 0..3_u64 {
         fill(&mock, i32::try_from(partition).unwrap(), 100 * partition..100 * partition + 50);
     }
-    let (set, mut readers) = start(&mock, &[(0, 0), (1, 0), (2, 0)], Split::Merged);
-    assert_eq!((readers.len(), readers[0].partition()), (1, None));
+    let (set, mut readers) = start_shared(&mock, &[(0, 0), (1, 0), (2, 0)], Split::Merged, 2);
+    assert_eq!((readers.len(), readers[0].partition(), set.clients()), (1, None, 1));
     let ends = |seen: &[Seen]| seen.iter().filter(|seen| matches!(seen, Seen::End { .. })).count();
     let seen = read_until(&mut readers[0], |seen| ends(seen) == 3);
     for partition in 0..3_u64 {
@@ -101,7 +119,8 @@ fn only_offsets_are_positions() {
 fn commits_are_kept_by_the_group() {
     let mock = mock(2);
     fill(&mock, 0, 0..10);
-    let (set, readers) = start(&mock, &[(0, 0), (1, 0)], Split::PerPartition);
+    // The second partition is another client's.
+    let (set, readers) = start_shared(&mock, &[(0, 0), (1, 0)], Split::PerPartition, 2);
     assert_eq!(set.committed(&[1, 0], TIMEOUT).unwrap(), [None, None]);
     set.commit_sync(&[Position { partition: 0, offset: 3 }], TIMEOUT).unwrap();
     assert_eq!(set.committed(&[1, 0], TIMEOUT).unwrap(), [None, Some(3)]);
@@ -148,7 +167,7 @@ fn a_paused_partition_goes_on_where_it_was() {
 fn stopping_ends_while_the_broker_is_away_with_commits_under_way() {
     let mock = mock(2);
     fill(&mock, 0, 0..10);
-    let (set, mut readers) = start(&mock, &[(0, 0), (1, 0)], Split::PerPartition);
+    let (set, mut readers) = start_shared(&mock, &[(0, 0), (1, 0)], Split::PerPartition, 2);
     read_until(&mut readers[0], at_end);
     mock.broker_down(1).unwrap();
     set.commit(&[Position { partition: 0, offset: 10 }]);

@@ -44,7 +44,7 @@ pub(crate) struct Options {
     pub topic: String,
     #[arg(long)]
     pub partitions: i32,
-    /// Producers, each with a connection and partitions of its own.
+    /// Producers or consumers, each with a connection and partitions of its own.
     #[arg(long, default_value_t = 1)]
     pub clients: usize,
     /// Records on their way at most.
@@ -186,6 +186,7 @@ fn download(options: &Options, out: &Path) -> Result<()> {
         message_max_bytes: MESSAGE_MAX,
         held_max_bytes: usize::MAX,
         fetch_interval: Duration::ZERO,
+        clients: options.clients,
     };
     let positions: Vec<Position> =
         (0..options.partitions).map(|partition| Position { partition, offset: 0 }).collect();

@@ -19,12 +19,12 @@ fn sample(bytes: u64, took: Duration, usage: Usage) -> Sample {
     Sample { per_second: bytes as f64 / 1e6 / took.as_secs_f64(), usage }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
 /// Tries settings and keeps the fastest, with its speed (0 when none is to be tried): a weak yardstick would be a false claim.
-fn tuned(
+pub(super) fn tuned(
     place: &Place,
     all: &[Vec<String>],
     mut speed: impl FnMut(&[String]) -> Result<Sample>,
@@ -103,8 +103,17 @@ fn product_upload(place: &Place, file: &Path) -> Result<Sample> {
 }
 
 fn bare_download(place: &Place, filled: &Round<'_>, bytes: u64, settings: &[String]) -> Result<Sample> {
+    bare_download_with(place, place.bare_args(filled, PARTITIONS), bytes, settings)
+}
+
+/// `args` say where from.
+pub(super) fn bare_download_with(
+    place: &Place,
+    args: Vec<String>,
+    bytes: u64,
+    settings: &[String],
+) -> Result<Sample> {
     let out = place.folder("out").join("file");
-    let args = place.bare_args(filled, PARTITIONS);
     let to = words(&["--download", &out.to_string_lossy(), "--bytes", &bytes.to_string()]);
     settle_disk();
     let mut bare = Bare::start(&[args, to, settings.to_vec()].concat())?;
@@ -115,7 +124,7 @@ fn bare_download(place: &Place, filled: &Round<'_>, bytes: u64, settings: &[Stri
 }
 
 /// A downloader that has never run reads the topic from its beginning.
-fn product_download(place: &Place, filled: &Round<'_>, bytes: u64) -> Result<Sample> {
+pub(super) fn product_download(place: &Place, filled: &Round<'_>, bytes: u64) -> Result<Sample> {
     let (name, output) = (format!("down-{}", rand::random::<u32>()), place.folder("out"));
     settle_disk();
     let mut downloader = filled.downloader_at(&name, &output, &[]);
@@ -198,7 +207,7 @@ pub(crate) fn download(place: &Place) -> Result<Vec<Line>> {
     let size = place.scale.size;
     let file = place.large_file(size);
     let (ours, bare) = (place.round(PARTITIONS), place.round(PARTITIONS));
-    fill(place, &ours, &bare, &file)?;
+    fill(&ours, place.bare_args(&bare, PARTITIONS), &file)?;
     let (_, settings) = tuned_download(place, &bare, size)?;
     println!("  bare client with {}", settings.join(" "));
     let product = || product_download(place, &ours, size);
@@ -210,13 +219,13 @@ pub(crate) fn download(place: &Place) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-fn fill(place: &Place, ours: &Round<'_>, bare: &Round<'_>, file: &Path) -> Result<()> {
+/// The same file into the topics of both, to the bare client's by `args`.
+pub(super) fn fill(ours: &Round<'_>, args: Vec<String>, file: &Path) -> Result<()> {
     let mut uploader = ours.ready_uploader(&[]);
     let aside = ours.aside(file)?;
     ours.drop_in(&aside);
     await_files(&mut uploader, 0, UPLOADED, 1)?;
     ours.end(uploader);
-    let args = place.bare_args(bare, PARTITIONS);
     let mut sender = Bare::start(&[args, words(&["--upload", &file.to_string_lossy()])].concat())?;
     sender.go()?;
     sender.done(Instant::now())?;

@@ -11,7 +11,8 @@ use anyhow::Result;
 use testkit::Weather;
 use testkit::source::rename;
 
-use crate::measure::{Bare, median, settle_disk};
+use super::large;
+use crate::measure::{Bare, Pairs, Sample, median, settle_disk};
 use crate::place::{Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
@@ -72,6 +73,49 @@ pub(crate) fn long(place: &Place) -> Result<Vec<Line>> {
         note: format!("{:.0} % of the link", speed * 1e8 / RATE as f64),
     };
     Ok(PARTITIONS.into_iter().zip(&all).skip(1).map(line).collect())
+}
+
+/// The same downwards, in turn with the bare client.
+pub(crate) fn down(place: &Place) -> Result<Vec<Line>> {
+    const PARTITIONS: i32 = 8;
+    let size = place.scale.size;
+    let file = place.large_file(size);
+    let (ours, bare) = (place.round_far(PARTITIONS, true), place.round(PARTITIONS));
+    large::fill(&ours, place.bare_args(&bare, PARTITIONS), &file)?;
+    let over_the_link = |sample: &mut dyn FnMut() -> Result<Sample>| {
+        place.link.set(far(place));
+        let sample = sample();
+        place.link.heal();
+        sample
+    };
+    let number = PARTITIONS.to_string();
+    let args: Vec<String> = large::words(&["--bootstrap", &place.link.address().to_string()]);
+    let args = [args, large::words(&["--topic", &bare.topic, "--partitions", &number])].concat();
+    let yardstick = |settings: &[String]| {
+        over_the_link(&mut || large::bare_download_with(place, args.clone(), size, settings))
+    };
+    // One connection has one answer on its way; the bare client may have several, too.
+    let all = ["1", "2", "4"]
+        .map(|clients| large::words(&["--clients", clients, "--property", "check.crcs=false"]));
+    let (_, settings) = large::tuned(place, &all, yardstick)?;
+    println!("  bare client with {}", settings.join(" "));
+    let product = || over_the_link(&mut || large::product_download(place, &ours, size));
+    let pairs = Pairs::measure(place.scale.pairs, "MB/s", product, || yardstick(&settings))?;
+    let (speed, bare_speed) = pairs.speeds();
+    let (from, to) = pairs.spread();
+    Ok(vec![Line {
+        what: format!(
+            "download over a link of {} ms there and back, 200 MB/s: {PARTITIONS} partitions",
+            place.scale.round_trip
+        ),
+        product: format!("{speed:.0} MB/s"),
+        against: format!("bare client {bare_speed:.0} MB/s"),
+        value: speed / bare_speed,
+        unit: "",
+        target: Target::AtLeast(0.85),
+        then: "1.2",
+        note: format!("pairs {from:.2}–{to:.2}; {:.0} % of the link", speed * 1e8 / RATE as f64),
+    }])
 }
 
 /// Megabytes per second of the file over the link.

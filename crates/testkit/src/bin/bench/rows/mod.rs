@@ -38,6 +38,7 @@ pub(crate) static ALL: &[Row] = &[
     },
     Row { name: "pace", what: "8 partitions under a cap of 1 MB/s each", run: pace::capped },
     Row { name: "link", what: "a long link, one partition against several", run: link::long },
+    Row { name: "link-down", what: "a large file over the long link to the disk", run: link::down },
     Row { name: "backlog", what: "a very large number of files, start to first record", run: start::backlog },
     Row { name: "idle", what: "both daemons with nothing to do", run: memory::idle },
     Row { name: "restart", what: "start with many files remembered", run: start::remembered },
