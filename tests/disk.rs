@@ -41,6 +41,12 @@ fn a_power_cut_under_the_downloader_costs_nothing_on_xfs() {
 }
 
 #[test]
+fn a_power_cut_while_a_thousand_small_files_wait_costs_nothing() {
+    sample("cut-flood-ext4", 3);
+    sample("cut-flood-xfs", 3);
+}
+
+#[test]
 fn a_power_cut_under_the_uploader_costs_nothing_on_ext4() {
     sample("cut-uploader-ext4", 6);
 }

@@ -26,14 +26,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         fault: "power cut under the downloader, ext4",
         full: 150,
         round: 25,
-        run: |seed, times| downloader(SCENARIOS[0].fault, FileSystem::Ext4, seed, times),
+        run: |seed, times| downloader(SCENARIOS[0].fault, FileSystem::Ext4, Waiting::Some, seed, times),
     },
     Scenario {
         name: "cut-downloader-xfs",
         fault: "power cut under the downloader, XFS",
         full: 150,
         round: 25,
-        run: |seed, times| downloader(SCENARIOS[1].fault, FileSystem::Xfs, seed, times),
+        run: |seed, times| downloader(SCENARIOS[1].fault, FileSystem::Xfs, Waiting::Some, seed, times),
     },
     Scenario {
         name: "cut-uploader-ext4",
@@ -49,6 +49,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         round: 25,
         run: |seed, times| uploader(SCENARIOS[3].fault, FileSystem::Xfs, seed, times),
     },
+    Scenario {
+        name: "cut-flood-ext4",
+        fault: "power cut under the downloader while a thousand small files wait, ext4",
+        full: 60,
+        round: 12,
+        run: |seed, times| downloader(SCENARIOS[4].fault, FileSystem::Ext4, Waiting::Flood, seed, times),
+    },
+    Scenario {
+        name: "cut-flood-xfs",
+        fault: "power cut under the downloader while a thousand small files wait, XFS",
+        full: 60,
+        round: 12,
+        run: |seed, times| downloader(SCENARIOS[5].fault, FileSystem::Xfs, Waiting::Flood, seed, times),
+    },
 ];
 
 /// Cuts before the set of files is judged and a new one is made.
@@ -58,6 +72,17 @@ const VOLUME_MIB: u64 = 320;
 /// A daemon that has nothing left to say is cut off after so long.
 const PATIENCE: Duration = Duration::from_millis(700);
 
+/// What is on the topic when a downloader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Some,
+    /// So many that a flush runs beside the committer.
+    Flood,
+}
+
+/// Files of a flood; all floods of a set fit the image's inodes.
+const FLOOD: std::ops::Range<u32> = 700..1_300;
+
 /// Which of the downloader's folders lie on the filesystem that is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
@@ -66,13 +91,13 @@ enum Cut {
     State,
 }
 
-fn downloader(fault: &'static str, filesystem: FileSystem, seed: u64, times: u32) -> Row {
+fn downloader(fault: &'static str, filesystem: FileSystem, waiting: Waiting, seed: u64, times: u32) -> Row {
     let mut random = StdRng::seed_from_u64(seed);
     let mut row = Row::new(fault);
     while row.injected < u64::from(times) {
         let cuts = CUTS.min(times - row.injected as u32);
         let cut = [Cut::Both, Cut::Both, Cut::Output, Cut::State][random.random_range(0..4)];
-        if let Err(why) = cut_downloader(&mut row, &mut random, filesystem, cut, cuts) {
+        if let Err(why) = cut_downloader(&mut row, &mut random, filesystem, waiting, (cut, cuts)) {
             return Row::skipped(fault, &why);
         }
     }
@@ -83,8 +108,8 @@ fn cut_downloader(
     row: &mut Row,
     random: &mut StdRng,
     filesystem: FileSystem,
-    cut: Cut,
-    cuts: u32,
+    waiting: Waiting,
+    (cut, cuts): (Cut, u32),
 ) -> Result<(), String> {
     let mut rig = Rig::new("cut", random.random_range(1..7)).licensed();
     let mut volume = new_volume(&rig, filesystem)?;
@@ -103,16 +128,20 @@ fn cut_downloader(
     let mut sightings = Vec::new();
     for life in 0..cuts {
         drop_some(&mut source, random, life);
+        let lines = match waiting {
+            Waiting::Some => 60,
+            Waiting::Flood => 2 * flood(&mut source, random, life, &uploader),
+        };
         let watcher = rig.watcher();
         let mut daemon = rig.downloader(down);
         if random.random_ratio(1, 3) {
             // The cut comes while it takes up what a kill left.
-            progress(&mut daemon, random.random_range(0..40));
+            progress(&mut daemon, random.random_range(0..lines * 2 / 3));
             daemon.kill();
             note(&rig, &format!("life {life}, killed at the end"), &daemon);
             daemon = rig.downloader(down);
         }
-        progress(&mut daemon, random.random_range(0..60));
+        progress(&mut daemon, random.random_range(0..lines));
         power_off(&volume, &mut daemon);
         row.injected += 1;
         note(&rig, &format!("life {life}, cut at the end"), &daemon);
@@ -263,6 +292,18 @@ fn drop_some(source: &mut Source, random: &mut StdRng, life: u32) {
         let size = random.random_range(if large { 1..900_000 } else { 0..30_000 });
         source.drop_in(format!("{}/{life}-{number}", life % 3), size);
     }
+}
+
+/// Drops very many small files and waits until they are on the topic. Returns how many.
+fn flood(source: &mut Source, random: &mut StdRng, life: u32, uploader: &Daemon) -> usize {
+    let (mark, files) = (uploader.mark(), random.random_range(FLOOD));
+    for number in 0..files {
+        source.drop_in(format!("flood-{life}/{number}"), random.random_range(0..600));
+    }
+    let files = files as usize;
+    let sent = || uploader.lines_since(mark).iter().filter(|line| line.contains(": uploaded, ")).count();
+    assert!(wait_until(LONG, || sent() >= files), "the flood was not sent:\n{}", uploader.tail());
+    files
 }
 
 /// The daemon stops with the disk. First it, or rather: an fsync that is under way when the filesystem is shut down can
