@@ -3,7 +3,8 @@
 //! What must never happen here: a record that the topic's limit refuses, or a chunk boundary off the 1024-byte leaves
 //! of BLAKE3 (the digest of the whole could then not be put together from chunks).
 
-use crate::envelope::{HEADER_MAX_BYTES, KEY_MAX_BYTES};
+use crate::envelope::{HEADER_MAX_BYTES, KEY_MAX_BYTES, envelope_len};
+use crate::{Name, RelativePath};
 
 /// BLAKE3's leaf: every chunk size is a multiple of it, in bytes.
 pub const LEAF_BYTES: u32 = 1024;
@@ -18,6 +19,12 @@ const RECORD_BYTES: usize = 36;
 
 /// The most that travels with a payload, in bytes: batch and record framing, key, envelope.
 pub const RECORD_OVERHEAD_BYTES: usize = BATCH_BYTES + RECORD_BYTES + KEY_MAX_BYTES + HEADER_MAX_BYTES;
+
+/// The most that a record of this file adds to its payload and its digests, in bytes: batch and record framing, key,
+/// envelope. A record that shares a batch, or has a shorter key, adds up to some 150 bytes less.
+pub fn record_overhead(uploader: &Name, spool: &Name, path: &RelativePath) -> usize {
+    BATCH_BYTES + RECORD_BYTES + KEY_MAX_BYTES + envelope_len(uploader, spool, path)
+}
 
 /// Why no chunk size could be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -356,7 +356,7 @@ mod tests {
     }
 
     fn token_for(number: u64, partition: u32) -> Token {
-        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(partition) }
+        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(partition, 0) }
     }
 
     #[test]

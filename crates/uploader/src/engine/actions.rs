@@ -319,6 +319,7 @@ impl Engine {
                     };
                     let key = self.header(token.key).map(|header| protocol::key(&header, kind, index));
                     self.counters.resent.inc();
+                    self.scheduler.resent(now, token);
                     self.send(&key.unwrap_or_default(), value, token, tries)?;
                 }
             }

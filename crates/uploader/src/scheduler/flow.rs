@@ -13,8 +13,8 @@ use protocol::{Digest, DigestTree, chunk_count};
 use std::time::Duration;
 
 impl Scheduler {
-    pub(super) fn offered(&mut self, key: Key, size: u64) {
-        self.lanes.push(Lane::of(chunk_count(size, self.topic.chunk_size)), Waiting { key, size });
+    pub(super) fn offered(&mut self, waiting: Waiting) {
+        self.lanes.push(Lane::of(chunk_count(waiting.size, self.topic.chunk_size)), waiting);
     }
 
     /// A large file is open.
@@ -251,7 +251,9 @@ impl Scheduler {
         transfer.state = State::EndSent(digest);
         let count = transfer.plan.cut(transfer.size).count();
         let partition = transfer.plan.partition_of(count) % self.topic.partitions.max(1);
-        let token = Token { key, attempt: transfer.attempt, piece: Piece::End, slot: Slot::free(partition) };
+        let slot = Slot::free(partition, transfer.around_bytes(1));
+        let token = Token { key, attempt: transfer.attempt, piece: Piece::End, slot };
+        self.credits.take_free(slot);
         self.act(Action::SendEnd(token, digest));
     }
 
@@ -355,8 +357,9 @@ impl Scheduler {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         transfer.state = State::AbortSent;
         let partition = transfer.plan.first % self.topic.partitions.max(1);
-        let token =
-            Token { key, attempt: transfer.attempt, piece: Piece::Abort, slot: Slot::free(partition) };
+        let slot = Slot::free(partition, transfer.around_bytes(0));
+        let token = Token { key, attempt: transfer.attempt, piece: Piece::Abort, slot };
+        self.credits.take_free(slot);
         self.act(Action::SendAbort(token));
     }
 
@@ -377,6 +380,11 @@ impl Scheduler {
             self.credits.settle_unproven(token.slot);
         }
         answer
+    }
+
+    /// A record that came back and is still wanted goes once more now.
+    pub fn resent(&mut self, now: Duration, token: Token) {
+        self.credits.take_again(now, token.slot);
     }
 
     fn decide_again(&mut self, token: Token, refusal: Refusal) -> Again {

@@ -3,7 +3,7 @@
 //! What must never happen here: chunks of two plans under one attempt.
 
 use super::event::{Action, Kept, Key, Resume, Step, Topic, Trouble};
-use super::lanes::Lane;
+use super::lanes::{Lane, Waiting};
 use super::transfer::{Chunks, Plan, State, Then, Transfer};
 use super::{Scheduler, partition_bytes_max};
 use mutation::Mutation;
@@ -23,9 +23,16 @@ impl Scheduler {
     }
 
     /// A transfer that begins with its file.
-    pub(super) fn new_transfer(&mut self, now: Duration, size: u64, lane: Lane, plan: Plan) -> Transfer {
+    pub(super) fn new_transfer(
+        &mut self,
+        now: Duration,
+        waiting: Waiting,
+        lane: Lane,
+        plan: Plan,
+    ) -> Transfer {
         Transfer {
-            size,
+            size: waiting.size,
+            overhead_bytes: waiting.overhead_bytes,
             lane,
             plan,
             generation: self.topic.generation,
@@ -59,9 +66,9 @@ impl Scheduler {
 
     /// Takes up a transfer of an earlier run.
     pub(super) fn resumed(&mut self, now: Duration, resume: Resume) {
-        let Resume { key, id, attempt, plan, size, same_topic, readable, kept } = resume;
+        let Resume { key, id, attempt, plan, size, overhead_bytes, same_topic, readable, kept } = resume;
         let lane = Lane::of(plan.cut(size).count());
-        let mut transfer = self.new_transfer(now, size, lane, plan);
+        let mut transfer = self.new_transfer(now, Waiting { key, size, overhead_bytes }, lane, plan);
         transfer.id = Some(id);
         transfer.attempt = attempt;
         transfer.generation =
@@ -220,6 +227,7 @@ mod tests {
             attempt: 0,
             plan: Plan { chunk_size: 1024, first: 0, partitions: 2 },
             size: 5000,
+            overhead_bytes: 300,
             same_topic: false,
             readable: true,
             kept: Kept::Ending([7; 32]),

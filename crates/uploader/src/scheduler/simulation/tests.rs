@@ -108,7 +108,7 @@ fn actions(scheduler: &mut Scheduler) -> Vec<Action> {
 /// Brings large files to where their chunks are given out, as many as have places.
 fn begin(scheduler: &mut Scheduler, files: impl IntoIterator<Item = (u64, u64)>) {
     for (number, size) in files {
-        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size });
+        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size, overhead_bytes: 300 });
     }
     let opened: Vec<Key> = actions(scheduler)
         .into_iter()
@@ -125,7 +125,7 @@ fn a_small_file_is_read_at_once_behind_a_hundred_large_ones() {
     begin(&mut scheduler, (0..100).map(|number| (number, 1 << 40)));
     let chunks = actions(&mut scheduler);
     assert_eq!(chunks.len(), 32, "the partitions are full of chunks now");
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1_000), size: 5 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1_000), size: 5, overhead_bytes: 300 });
     assert!(actions(&mut scheduler).is_empty());
     // The first acknowledgement in its partition makes room for the small file, before any other chunk.
     let partition = scheduler.transfer(Key(1_000)).unwrap().plan.first;
@@ -173,7 +173,7 @@ fn one_partition_has_at_most_eight_chunks_on_their_way() {
 #[test]
 fn an_empty_file_is_one_record() {
     let mut scheduler = bare(true, 1 << 20);
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1), size: 0 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1), size: 0, overhead_bytes: 300 });
     let found = actions(&mut scheduler);
     assert!(matches!(found[..], [Action::ReadWhole(_)]), "{found:?}");
 }
@@ -183,7 +183,7 @@ fn small_files_spread_evenly_over_all_partitions() {
     let mut scheduler = bare(true, 1 << 40);
     let mut counts = [0u32; 4];
     for number in 0..400 {
-        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size: 1 });
+        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size: 1, overhead_bytes: 300 });
         for action in actions(&mut scheduler) {
             let Action::ReadWhole(token) = action else { continue };
             counts[token.slot.partition as usize] += 1;
@@ -197,7 +197,7 @@ fn small_files_spread_evenly_over_all_partitions() {
 fn draining_begins_nothing_new() {
     let mut scheduler = bare(true, 1 << 20);
     begin(&mut scheduler, [(1, 1 << 20)]);
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(2), size: 1 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(2), size: 1, overhead_bytes: 300 });
     scheduler.apply(Duration::ZERO, Event::Drain);
     assert!(actions(&mut scheduler).is_empty() && !scheduler.has_room());
     assert_eq!(scheduler.sequences.handed_out(), 1);
