@@ -84,6 +84,14 @@ pub fn partition_in_flight(settings: &Settings, tuning: &ProducerTuning) -> Opti
     is_idempotent(&for_producer(settings, tuning)).then_some(IDEMPOTENT_REQUESTS)
 }
 
+/// Bytes of records that this producer puts into one batch at most; only a record that is larger by itself makes a larger one.
+pub fn batch_max(settings: &Settings, tuning: &ProducerTuning) -> usize {
+    let all = for_producer(settings, tuning);
+    let bounds =
+        ["batch.size", "message.max.bytes"].into_iter().filter_map(|name| all.get(name)?.parse().ok());
+    bounds.min().unwrap_or(tuning.message_max_bytes)
+}
+
 fn is_idempotent(properties: &Properties) -> bool {
     properties.get("enable.idempotence").and_then(|value| truth(value)) == Some(true)
 }
@@ -370,6 +378,24 @@ mod tests {
             assert_eq!(conf.is_ok(), truth(value).is_some(), "{value}");
         }
         assert_eq!(["T", "1", "FALSE", "0"].map(truth), [Some(true), Some(true), Some(false), Some(false)]);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_its_own_size_and_by_a_records() {
+        let batch = |properties: &[(&str, &str)], message_max_bytes| {
+            let idempotence = true;
+            let tuning = ProducerTuning {
+                message_max_bytes,
+                queue_max_kbytes: 1,
+                idempotence,
+                linger: Duration::ZERO,
+            };
+            batch_max(&settings(properties), &tuning)
+        };
+        assert_eq!(batch(&[], 160_000), 150_000);
+        assert_eq!(batch(&[], 10_000_000), 1_000_000);
+        assert_eq!(batch(&[("batch.size", "2000")], 160_000), 2_000);
+        assert_eq!(batch(&[("batch.size", "2000000")], 160_000), 160_000);
     }
 
     #[test]
