@@ -22,7 +22,7 @@ impl Scheduler {
         let Some(transfer) = self.transfers.get(&key) else { return };
         let State::Opening(then) = transfer.state else { return };
         if let Then::AttemptAfterEnd(_) = then {
-            return self.attempt_after_end(key);
+            return self.attempt_after_end(now, key, then);
         }
         if self.is_stale(transfer) {
             return self.plan_anew(key, then);
@@ -311,19 +311,24 @@ impl Scheduler {
         }
         match transfer.state {
             State::Opening(Then::AttemptAfterEnd(digest)) => self.send_end(key, digest),
-            State::Opening(_) | State::Sending | State::Verifying if transfer.id.is_some() => {
-                self.abort(key, trouble)
-            }
-            State::Opening(_) => {
-                self.lanes.leave(transfer.lane);
-                self.transfers.remove(&key);
-                self.act(Action::Answer(key, verdict_of(trouble)));
-            }
+            State::Opening(_) => self.give_up(key, trouble),
+            State::Sending | State::Verifying if transfer.id.is_some() => self.abort(key, trouble),
             _ => {}
         }
     }
 
-    fn postpone(&mut self, now: Duration, key: Key, then: Then, trouble: Trouble) {
+    /// Nothing more of the file goes: forgotten if no sequence number was taken for it, else recorded and told.
+    pub(super) fn give_up(&mut self, key: Key, trouble: Trouble) {
+        let Some(transfer) = self.transfers.get(&key) else { return };
+        if transfer.id.is_some() {
+            return self.abort(key, trouble);
+        }
+        self.lanes.leave(transfer.lane);
+        self.transfers.remove(&key);
+        self.act(Action::Answer(key, verdict_of(trouble)));
+    }
+
+    pub(super) fn postpone(&mut self, now: Duration, key: Key, then: Then, trouble: Trouble) {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         if !matches!(transfer.state, State::Opening(_)) {
             transfer.attempt += 1;
@@ -444,5 +449,7 @@ impl Scheduler {
         transfer.generation != self.topic.generation
             || transfer.plan.partitions_needed() > self.topic.partitions
             || transfer.plan.chunk_size > self.topic.chunk_size_max
+            // Begun by a release that did not look at it.
+            || transfer.plan.cut(transfer.size).is_too_many()
     }
 }

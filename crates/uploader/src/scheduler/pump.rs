@@ -5,7 +5,7 @@
 use super::credits::Slot;
 use super::event::{Action, Key, Piece, Token};
 use super::lanes::{Lane, Waiting};
-use super::transfer::{State, Then, Transfer, around_bytes};
+use super::transfer::{State, Then, Transfer, around_bytes, too_many_chunks, verdict_of};
 use super::{RETIRING_MAX, Scheduler};
 use protocol::{chunk_count, subtree_count};
 use std::collections::VecDeque;
@@ -52,6 +52,11 @@ impl Scheduler {
         {
             let Waiting { key, size, .. } = waiting;
             let plan = self.draw_plan();
+            if let Some(trouble) = too_many_chunks(&plan, size) {
+                self.lanes.leave(lane);
+                self.act(Action::Answer(key, verdict_of(trouble)));
+                continue;
+            }
             let actual = Lane::of(chunk_count(size, plan.chunk_size));
             debug_assert_eq!(actual, lane, "queues are sorted anew with every chunk size");
             let transfer = self.new_transfer(now, waiting, lane, plan);

@@ -4,7 +4,7 @@
 
 use super::event::{Action, Kept, Key, Resume, Step, Topic, Trouble};
 use super::lanes::{Lane, Waiting};
-use super::transfer::{Chunks, Plan, State, Then, Transfer};
+use super::transfer::{Chunks, Plan, State, Then, Transfer, too_many_chunks};
 use super::{Scheduler, partition_bytes_max};
 use mutation::Mutation;
 use protocol::{Digest, chunk_count};
@@ -106,6 +106,10 @@ impl Scheduler {
         let plan = self.draw_plan();
         let generation = self.topic.generation;
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
+        if let Some(trouble) = too_many_chunks(&plan, transfer.size) {
+            // No WHOLE of it can be in the log: so large a file never fitted one record.
+            return self.give_up(key, trouble);
+        }
         let then = match then {
             Then::Resume => {
                 transfer.attempt += 1;
@@ -130,12 +134,16 @@ impl Scheduler {
         self.act(Action::Open(key));
     }
 
-    pub(super) fn attempt_after_end(&mut self, key: Key) {
+    pub(super) fn attempt_after_end(&mut self, now: Duration, key: Key, then: Then) {
         let mut plan = self.draw_plan();
         let Topic { chunk_size_max, generation, .. } = self.topic;
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         // Still a large file under the new plan: a small one would be read by another road.
         plan.chunk_size = transfer.plan.chunk_size.min(chunk_size_max);
+        if let Some(trouble) = too_many_chunks(&plan, transfer.size) {
+            // Not to be given up after its end was decided: it waits for a topic that takes larger chunks.
+            return self.postpone(now, key, then, trouble);
+        }
         transfer.attempt += 1;
         transfer.plan = plan;
         transfer.generation = generation;

@@ -271,6 +271,20 @@ impl Chunks {
     }
 }
 
+/// Why a file cannot be sent by this plan, if every downloader would refuse it for the number of its chunks.
+pub fn too_many_chunks(plan: &Plan, size: u64) -> Option<Trouble> {
+    let cut = plan.cut(size);
+    cut.is_too_many().then(|| {
+        let (count, needed) = (cut.count(), protocol::chunk_size_needed(size));
+        let most = protocol::CHUNKS_MAX;
+        Trouble::Unreadable(format!(
+            "cannot be sent in {count} chunks of {} bytes, {most} are the most; raise chunk_size to {needed} or more, and \
+             the topic's max.message.bytes where that is smaller",
+            plan.chunk_size
+        ))
+    })
+}
+
 /// The verdict that follows from a trouble.
 pub fn verdict_of(trouble: Trouble) -> Verdict {
     match trouble {
