@@ -105,16 +105,18 @@ impl Scheduler {
             let Transfer { plan, attempt, size, overhead_bytes, .. } = *transfer;
             let cut = plan.cut(size);
             let Some(chunks) = transfer.chunks.as_mut().filter(|chunks| chunks.left()) else { continue };
-            let slot_of = |index| {
-                let (offset, len) = (cut.offset(index), u64::from(cut.len(index)));
-                let digests = subtree_count(offset, len, offset + len == size);
-                let around = around_bytes(overhead_bytes, digests);
-                Slot::for_payload(plan.partition_of(index), len, around, false)
+            let slot_of = |index, around| {
+                Slot::for_payload(plan.partition_of(index), u64::from(cut.len(index)), around, false)
             };
             let credits = &mut self.credits;
-            let found = chunks.next(|index| credits.fits(now, slot_of(index)));
+            // What is around a payload is charged, but decides nothing.
+            let found = chunks.next(|index| credits.fits(now, slot_of(index, 0)));
             self.sending.push_back(key);
-            let found = found.map(|index| (index, slot_of(index)));
+            let found = found.map(|index| {
+                let (offset, len) = (cut.offset(index), u64::from(cut.len(index)));
+                let digests = subtree_count(offset, len, offset + len == size);
+                (index, slot_of(index, around_bytes(overhead_bytes, digests)))
+            });
             if let Some((index, slot)) = found
                 && credits.take(now, slot)
             {
