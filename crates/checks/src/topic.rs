@@ -334,7 +334,7 @@ fn idempotence(subject: &Subject<'_>, rights: Option<Rights>) -> Option<Finding>
             "not asked of this service; repeated records are dropped by the downloader",
         ));
     }
-    let off = |value: &String| matches!(value.as_str(), "false" | "f" | "0");
+    let off = |value: &String| kafka::truth(value) == Some(false);
     if subject.settings.properties.get("enable.idempotence").is_some_and(off) {
         return Some(Finding::fine(CHECK, "switched off; repeated records are dropped by the downloader"));
     }

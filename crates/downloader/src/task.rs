@@ -409,7 +409,7 @@ fn say_refused<D: Disk>(shared: &Shared<D>, header: &Header, why: Refusal) {
         Refusal::TooManyChunks => error!(
             "{name}: refused: {} chunks are more than {} can be; raise chunk_size at the uploader",
             header.chunk_count(),
-            crate::merge::CHUNKS_MAX
+            protocol::CHUNKS_MAX
         ),
         Refusal::TooManyOpen if shared.throttle.allow("open files").is_none() => {}
         Refusal::TooLarge => error!(

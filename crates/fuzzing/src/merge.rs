@@ -7,10 +7,9 @@
 use crate::headers;
 use crate::input::Input;
 use downloader::merge::{
-    Batch, CHUNKS_MAX, Ending, Extent, Limits, Merger, Place, Published, Skip, StreamKey, Suspicion, Ticket,
-    Verdict,
+    Batch, Ending, Extent, Limits, Merger, Place, Published, Skip, StreamKey, Suspicion, Ticket, Verdict,
 };
-use protocol::{Body, Digest, Header, Name, Record, Subtree, TransferId};
+use protocol::{Body, CHUNKS_MAX, Digest, Header, Name, Record, Subtree, TransferId};
 use std::collections::{BTreeMap, HashSet};
 
 const OPEN_FILES_MAX: usize = 8;

@@ -124,7 +124,8 @@ fn take_up(found: Vec<Found>) {
         };
         let key = Key(number as u64);
         let (same_topic, readable) = (number % 3 != 0, number % 5 != 0);
-        let resume = Resume { key, id: row.id, attempt: row.attempt, plan, size, same_topic, readable, kept };
+        let (id, attempt, overhead_bytes) = (row.id, row.attempt, 300);
+        let resume = Resume { key, id, attempt, plan, size, overhead_bytes, same_topic, readable, kept };
         bounded("taking up a transfer", 256 * 1024, || {
             scheduler.apply(Duration::ZERO, Event::Resumed(Box::new(resume)));
         });

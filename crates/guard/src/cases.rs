@@ -58,7 +58,7 @@ fn schedule(files: u64, size: u64) {
     while answered < files {
         now += Duration::from_micros(100);
         while offered < files && scheduler.has_room() {
-            scheduler.apply(now, Event::Offered { key: Key(offered), size });
+            scheduler.apply(now, Event::Offered { key: Key(offered), size, overhead_bytes: 300 });
             offered += 1;
         }
         scheduler.pump(now);

@@ -40,7 +40,8 @@ pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rej
 pub use questions::{Rights, TopicConfig, probe_idempotence};
 pub use reader::{Polled, Reader, Record};
 pub use settings::{
-    DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG, is_encrypted, partition_in_flight, requests_in_flight,
+    DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG, batch_max, is_encrypted, partition_in_flight,
+    requests_in_flight, truth,
 };
 
 /// What went wrong, sorted by what to do next. The text is meant for the operator.

@@ -84,8 +84,29 @@ pub fn partition_in_flight(settings: &Settings, tuning: &ProducerTuning) -> Opti
     is_idempotent(&for_producer(settings, tuning)).then_some(IDEMPOTENT_REQUESTS)
 }
 
+/// Bytes of records that this producer puts into one batch at most; only a record that is larger by itself makes a larger one.
+pub fn batch_max(settings: &Settings, tuning: &ProducerTuning) -> usize {
+    let all = for_producer(settings, tuning);
+    let bounds =
+        ["batch.size", "message.max.bytes"].into_iter().filter_map(|name| all.get(name)?.parse().ok());
+    bounds.min().unwrap_or(tuning.message_max_bytes)
+}
+
 fn is_idempotent(properties: &Properties) -> bool {
-    properties.get("enable.idempotence").is_some_and(|value| value == "true")
+    properties.get("enable.idempotence").and_then(|value| truth(value)) == Some(true)
+}
+
+/// What librdkafka takes the value of a property of yes or no for: `true` or `t` in any case, `1`, and likewise for no;
+/// `None` for a value it refuses.
+pub fn truth(value: &str) -> Option<bool> {
+    let is = |word: &str| value.eq_ignore_ascii_case(word);
+    match value {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ if is("true") || is("t") => Some(true),
+        _ if is("false") || is("f") => Some(false),
+        _ => None,
+    }
 }
 
 /// Whether these properties ask for encrypted connections.
@@ -159,8 +180,7 @@ pub(crate) fn for_producer(settings: &Settings, tuning: &ProducerTuning) -> Prop
             ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
         ],
     );
-    let idempotent = all.get("enable.idempotence").is_some_and(|value| value == "true");
-    if !idempotent && !all.contains_key("max.in.flight") {
+    if !is_idempotent(&all) && !all.contains_key("max.in.flight") {
         // More would only queue at the broker.
         all.entry("max.in.flight.requests.per.connection".to_owned()).or_insert_with(|| REQUESTS.to_string());
     }
@@ -360,11 +380,49 @@ mod tests {
     }
 
     #[test]
+    fn yes_and_no_are_what_librdkafka_takes_them_for() {
+        for value in
+            ["true", "TRUE", "tRue", "t", "T", "1", "false", "False", "f", "F", "0", "yes", "on", "2", ""]
+        {
+            let properties = producer(&[("socket.nagle.disable", value)], true);
+            let conf = Conf::new(&properties);
+            assert_eq!(conf.is_ok(), truth(value).is_some(), "{value}");
+        }
+        assert_eq!(["T", "1", "FALSE", "0"].map(truth), [Some(true), Some(true), Some(false), Some(false)]);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_its_own_size_and_by_a_records() {
+        let batch = |properties: &[(&str, &str)], message_max_bytes| {
+            let idempotence = true;
+            let tuning = ProducerTuning {
+                message_max_bytes,
+                queue_max_kbytes: 1,
+                idempotence,
+                linger: Duration::ZERO,
+            };
+            batch_max(&settings(properties), &tuning)
+        };
+        assert_eq!(batch(&[], 160_000), 150_000);
+        assert_eq!(batch(&[], 10_000_000), 1_000_000);
+        assert_eq!(batch(&[("batch.size", "2000")], 160_000), 2_000);
+        assert_eq!(batch(&[("batch.size", "2000000")], 160_000), 160_000);
+    }
+
+    #[test]
     fn requests_in_flight_are_what_the_client_will_have() {
         let flying =
             |properties: &[(&str, &str)], idempotence| requests_in_flight(&settings(properties), idempotence);
         assert_eq!((flying(&[], true), flying(&[], false)), (5, 16));
         assert_eq!(flying(&[("enable.idempotence", "false")], true), 16);
+        for yes in ["True", "TRUE", "t", "1"] {
+            let properties = [("enable.idempotence", yes)];
+            assert_eq!(flying(&properties, false), 5, "{yes}");
+            assert!(
+                !producer(&properties, false).contains_key("max.in.flight.requests.per.connection"),
+                "{yes}"
+            );
+        }
         assert_eq!(flying(&[("max.in.flight", "2")], true), 2);
         assert_eq!(flying(&[("max.in.flight", "2")], false), 2);
         assert_eq!(flying(&[("max.in.flight.requests.per.connection", "40")], false), 40);

@@ -160,9 +160,13 @@ pub enum DecodeError {
 
 /// Bytes of the envelope in front of the payload, for a record with `values` digests in it.
 pub fn prefix_len(header: &Header, values: usize) -> usize {
-    let texts =
-        header.uploader.as_str().len() + header.spool.as_str().len() + header.file.path.as_bytes().len();
-    FIXED_BYTES + texts + 32 * values + CHECK_BYTES
+    envelope_len(&header.uploader, &header.spool, &header.file.path) + size_of::<Digest>() * values
+}
+
+/// Bytes of an envelope without its digests: only the lengths of the three texts differ from file to file.
+pub(crate) fn envelope_len(uploader: &Name, spool: &Name, path: &RelativePath) -> usize {
+    let texts = uploader.as_str().len() + spool.as_str().len() + path.as_bytes().len();
+    FIXED_BYTES + texts + CHECK_BYTES
 }
 
 /// Writes the envelope into `out`, which must be [`prefix_len`] bytes long.

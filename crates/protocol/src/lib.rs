@@ -20,8 +20,8 @@ pub use envelope::{
 pub use ids::{Attempt, Incarnation, TransferId, UploaderId};
 pub use path::{Name, NameError, PathError, RelativePath, WORK_DIRECTORY};
 pub use plan::{
-    CHUNK_SIZE_MAX, ChunkPlan, LEAF_BYTES, PlanError, RECORD_OVERHEAD_BYTES, chunk_count, chunk_partition,
-    chunk_size_for, client_message_max,
+    CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkPlan, LEAF_BYTES, PlanError, RECORD_OVERHEAD_BYTES, chunk_count,
+    chunk_partition, chunk_size_for, chunk_size_needed, client_message_max, record_overhead,
 };
 
 /// A file's content digest: BLAKE3, 32 bytes, what `b3sum` prints.

@@ -3,7 +3,8 @@
 //! What must never happen here: a record that the topic's limit refuses, or a chunk boundary off the 1024-byte leaves
 //! of BLAKE3 (the digest of the whole could then not be put together from chunks).
 
-use crate::envelope::{HEADER_MAX_BYTES, KEY_MAX_BYTES};
+use crate::envelope::{HEADER_MAX_BYTES, KEY_MAX_BYTES, envelope_len};
+use crate::{Name, RelativePath};
 
 /// BLAKE3's leaf: every chunk size is a multiple of it, in bytes.
 pub const LEAF_BYTES: u32 = 1024;
@@ -11,6 +12,8 @@ pub const LEAF_BYTES: u32 = 1024;
 pub const CHUNK_SIZE_MAX: u32 = 1 << 30;
 /// Chunk sizes above 64 KiB are multiples of this (16 KiB), so that a chunk falls into few aligned subtrees.
 const COARSE_BYTES: u64 = 16 * 1024;
+/// Most chunks of one file: what a downloader's bitmaps of all open files may cost. 32 TiB at the default chunk size.
+pub const CHUNKS_MAX: u64 = 1 << 25;
 /// Record batch header of Kafka's format 2, in bytes.
 const BATCH_BYTES: usize = 61;
 /// Most that one record adds inside a batch (lengths, deltas, empty header list), in bytes.
@@ -18,6 +21,12 @@ const RECORD_BYTES: usize = 36;
 
 /// The most that travels with a payload, in bytes: batch and record framing, key, envelope.
 pub const RECORD_OVERHEAD_BYTES: usize = BATCH_BYTES + RECORD_BYTES + KEY_MAX_BYTES + HEADER_MAX_BYTES;
+
+/// The most that a record of this file adds to its payload and its digests, in bytes: batch and record framing, key,
+/// envelope. A record that shares a batch, or has a shorter key, adds up to some 150 bytes less.
+pub fn record_overhead(uploader: &Name, spool: &Name, path: &RelativePath) -> usize {
+    BATCH_BYTES + RECORD_BYTES + KEY_MAX_BYTES + envelope_len(uploader, spool, path)
+}
 
 /// Why no chunk size could be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +83,11 @@ pub fn chunk_count(size: u64, chunk_size: u32) -> u64 {
     size.div_ceil(u64::from(chunk_size.max(1))).max(1)
 }
 
+/// The smallest good chunk size, in bytes, with which a file of `size` bytes has no more chunks than [`CHUNKS_MAX`].
+pub fn chunk_size_needed(size: u64) -> u64 {
+    size.div_ceil(CHUNKS_MAX).max(1).next_multiple_of(COARSE_BYTES)
+}
+
 /// The partition of chunk `index` when a transfer begins at `first` of `partitions`: strict round-robin.
 pub fn chunk_partition(first: u32, partitions: u32, index: u64) -> u32 {
     let partitions = u64::from(partitions.max(1));
@@ -93,6 +107,11 @@ impl ChunkPlan {
     /// Number of chunks, at least 1.
     pub fn count(&self) -> u64 {
         chunk_count(self.size, self.chunk_size)
+    }
+
+    /// Whether these are more chunks than a downloader takes.
+    pub fn is_too_many(&self) -> bool {
+        self.count() > CHUNKS_MAX
     }
 
     /// Whether the file is a small one: everything in one record.
@@ -148,6 +167,18 @@ mod tests {
         (0..1003u64).for_each(|index| counts[chunk_partition(5, 7, index) as usize] += 1);
         assert!(counts.iter().max().zip(counts.iter().min()).is_some_and(|(max, min)| max - min <= 1));
         assert!(chunk_partition(u32::MAX, 0, u64::MAX) == 0);
+    }
+
+    #[test]
+    fn the_chunk_size_that_is_needed_is_enough() {
+        let most = CHUNKS_MAX * u64::from(LEAF_BYTES);
+        assert!(!ChunkPlan { size: most, chunk_size: LEAF_BYTES }.is_too_many());
+        assert!(ChunkPlan { size: most + 1, chunk_size: LEAF_BYTES }.is_too_many());
+        for size in [0, most, most + 1, 600 << 30, 16 << 40, (16 << 40) + 1] {
+            let chunk_size = u32::try_from(chunk_size_needed(size)).unwrap_or(0);
+            assert!(!ChunkPlan { size, chunk_size }.is_too_many(), "{size}");
+        }
+        assert_eq!(chunk_size_needed(600 << 30), 32 * 1024);
     }
 
     #[test]

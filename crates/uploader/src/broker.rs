@@ -360,16 +360,21 @@ impl RecordLimit {
         said.unwrap_or(kafka::DEFAULT_MAX_MESSAGE_BYTES).min(self.profile_max.unwrap_or(usize::MAX)).min(most)
     }
 
-    /// A record of so many bytes was refused for its size, although the limit allowed it: assume half of it, until the
-    /// topic says something new. True when this changed anything.
-    pub fn refused(&mut self, info: &TopicInfo, record_bytes: usize) -> bool {
-        let fits = record_bytes <= self.of(info);
-        if fits {
-            let said = info.max_message_bytes.filter(|_| self.believe_topic);
-            let least = protocol::RECORD_OVERHEAD_BYTES + protocol::LEAF_BYTES as usize;
-            self.learned = Some((said, (record_bytes / 2).max(least)));
+    /// A record of so many bytes was refused for its size, although the limit allowed it: assume half, until the topic says
+    /// something new. Gives the new limit, if this changed anything.
+    ///
+    /// The broker looks at batches and refuses all their records together, so a small record proves only that `batch_max`
+    /// bytes are too many. What a client with the limit of before still has in its batches proves nothing new: all
+    /// records of a batch halve the limit once. It is always more than half of what the broker takes.
+    pub fn refused(&mut self, info: &TopicInfo, record_bytes: usize, batch_max: usize) -> Option<usize> {
+        let too_many = record_bytes.max(batch_max);
+        if too_many > self.of(info) {
+            return None;
         }
-        fits
+        let said = info.max_message_bytes.filter(|_| self.believe_topic);
+        let least = protocol::RECORD_OVERHEAD_BYTES + protocol::LEAF_BYTES as usize;
+        let before = self.learned.replace((said, (too_many / 2).max(least)));
+        (self.learned != before).then(|| self.of(info))
     }
 }
 
@@ -409,12 +414,46 @@ mod tests {
     #[test]
     fn a_refusal_that_the_topic_does_not_explain_halves_the_limit_until_it_says_more() {
         let mut limit = RecordLimit::new(&daemon::profile_limits(daemon::Profile::Kafka, ""));
-        assert!(!limit.refused(&info(Some(500_000)), 900_000), "the topic explains it");
+        assert_eq!(limit.refused(&info(Some(500_000)), 900_000, 1_000), None, "the topic explains it");
         assert_eq!(limit.of(&info(Some(500_000))), 500_000);
-        assert!(limit.refused(&info(Some(500_000)), 400_000));
+        assert_eq!(limit.refused(&info(Some(500_000)), 400_000, 1_000), Some(200_000));
         assert_eq!(limit.of(&info(Some(500_000))), 200_000);
         assert_eq!(limit.of(&info(Some(600_000))), 600_000);
-        assert!(limit.refused(&info(None), 10));
+        assert!(limit.refused(&info(None), 10, 10).is_some());
         assert!(protocol::chunk_size_for(limit.of(&info(None)), None).is_ok());
+        assert_eq!(limit.refused(&info(None), 10, 10), None, "it becomes no smaller");
+    }
+
+    #[test]
+    fn a_batch_of_small_records_that_is_refused_halves_the_limit_once_and_then_until_it_fits() {
+        let mut limit = RecordLimit::new(&daemon::profile_limits(daemon::Profile::Kafka, ""));
+        let settings =
+            Settings { properties: Default::default(), topic: "t".into(), client_id: "test".into() };
+        let batch_max = |limit: usize| {
+            let message_max_bytes = protocol::client_message_max(limit);
+            let tuning = kafka::ProducerTuning {
+                message_max_bytes,
+                queue_max_kbytes: 1_000,
+                idempotence: true,
+                linger: Duration::ZERO,
+            };
+            kafka::batch_max(&settings, &tuning)
+        };
+        // The broker takes this much, and does not say so.
+        let takes = 300_000;
+        let mut clients = Vec::new();
+        while batch_max(limit.of(&info(None))) > takes {
+            let batch_max = batch_max(limit.of(&info(None)));
+            clients.push(batch_max);
+            let changes = (0..40).filter_map(|_| limit.refused(&info(None), 6_000, batch_max));
+            assert_eq!(changes.count(), 1);
+            // Reports of the clients of before come late.
+            assert!(clients.iter().all(|old| limit.refused(&info(None), 6_000, *old).is_none()));
+        }
+        assert_eq!(clients.len(), 2);
+        assert!(limit.of(&info(None)) > takes / 2, "{}", limit.of(&info(None)));
+        let chunk = 290_000;
+        let batch_max = batch_max(limit.of(&info(None)));
+        assert_eq!(limit.refused(&info(None), chunk, batch_max), None, "sent before");
     }
 }

@@ -6,7 +6,7 @@
 //! one before, so a single broker is kept busy by two. With TLS a client's one thread per connection also encrypts. What must never
 //! happen here: more clients than partitions, or a number that depends on anything but the arguments.
 
-use crate::scheduler::Slot;
+use crate::scheduler::payload_bytes_on_their_way;
 use std::time::Duration;
 
 /// A broker that answers so soon is beside us: what is measured below is the broker's work and this machine's load.
@@ -93,7 +93,7 @@ pub fn bytes_on_their_way(situation: Situation, most: u64) -> u64 {
     }
     let connections = number(situation).saturating_mul(situation.leaders.max(1));
     let flying = connections.saturating_mul(situation.requests.max(1)) as u64;
-    let chunk = Slot::for_payload(0, situation.chunk_size.into(), false).bytes;
+    let chunk = payload_bytes_on_their_way(situation.chunk_size.into());
     let (chunks, least) = match situation.leaders {
         0 | 1 => (flying.saturating_add(READ_AHEAD), BYTES_ALONE),
         _ => (flying.saturating_mul(3), BYTES_NEAR),

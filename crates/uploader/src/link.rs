@@ -36,6 +36,8 @@ pub struct Flight {
     pub token: Token,
     /// How often it was sent before.
     pub tries: u32,
+    /// Bytes of records that shared a batch with it at most, itself included.
+    pub batch_max: usize,
     /// Which of the producers has it.
     producer: u64,
 }
@@ -64,6 +66,8 @@ struct Member {
     client: Client,
     /// Different for every client there ever was.
     number: u64,
+    /// See [`kafka::batch_max`].
+    batch_max: usize,
     /// When a dead one was last replaced.
     replaced_at: Option<Duration>,
 }
@@ -115,7 +119,9 @@ impl Link {
         let (outbox, reports) = bounded(outstanding_max);
         let settings =
             Settings { properties: Default::default(), topic: String::new(), client_id: String::new() };
-        let member = |number| Member { client: Client::Handed(taker.clone()), number, replaced_at: None };
+        let batch_max = kafka::batch_max(&settings, &tuning);
+        let member =
+            |number| Member { client: Client::Handed(taker.clone()), number, batch_max, replaced_at: None };
         let members = (0..clients).map(member).collect();
         let link = Link {
             settings,
@@ -157,7 +163,8 @@ impl Link {
     pub fn grow(&mut self, clients: usize) -> kafka::Result<()> {
         while self.members.len() < clients {
             let client = Client::Kafka(start(&self.settings, &self.tuning, &self.outbox)?);
-            self.members.push(Member { client, number: self.number, replaced_at: None });
+            let batch_max = kafka::batch_max(&self.settings, &self.tuning);
+            self.members.push(Member { client, number: self.number, batch_max, replaced_at: None });
             self.number += 1;
         }
         Ok(())
@@ -195,7 +202,7 @@ impl Link {
     fn hand_over(&self, held: Held) -> Result<(), Box<Rejected<Flight>>> {
         let Held { key, value, token, tries } = held;
         let member = self.of(token.slot.partition);
-        let flight = Flight { token, tries, producer: member.number };
+        let flight = Flight { token, tries, batch_max: member.batch_max, producer: member.number };
         let partition = token.slot.partition as i32;
         match &member.client {
             Client::Kafka(producer) => producer.send(partition, &key, value, flight).map_err(Box::new),
@@ -241,6 +248,7 @@ impl Link {
             self.flush_aside(old);
         }
         self.members[place].number = number;
+        self.members[place].batch_max = kafka::batch_max(&self.settings, &self.tuning);
         Ok(())
     }
 
@@ -356,7 +364,7 @@ mod tests {
     }
 
     fn token_for(number: u64, partition: u32) -> Token {
-        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(partition) }
+        Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot: Slot::free(partition, 0) }
     }
 
     #[test]
@@ -440,5 +448,15 @@ mod tests {
         assert_eq!((rejected.retry, rejected.value.len()), (Disposition::TooLarge, 200_000));
         link.set_message_max(1_000_000).unwrap();
         assert!(link.send(b"", rejected.value, token(1), 1).is_ok());
+    }
+
+    #[test]
+    fn batches_become_smaller_with_the_limit_and_a_record_says_how_large_its_own_may_have_been() {
+        let mut link = link();
+        let batch_max =
+            |link: &mut Link| link.send(b"", vec![0; 200_000], token(1), 0).unwrap_err().token.batch_max;
+        assert_eq!(batch_max(&mut link), 93_750);
+        link.set_message_max(50_000).unwrap();
+        assert_eq!(batch_max(&mut link), 46_875);
     }
 }

@@ -81,12 +81,14 @@ pub struct Painter {
     pub done: (u64, u64),
     /// Files given up for good since the start.
     pub failed: u64,
+    /// Files that waited when it was last drawn, wherever.
+    pub queued: u64,
 }
 
 impl Painter {
     /// Nothing to show yet.
     pub fn new(picture: Picture) -> Painter {
-        Painter { picture, rates: HashMap::new(), offsets: Vec::new(), done: (0, 0), failed: 0 }
+        Painter { picture, rates: HashMap::new(), offsets: Vec::new(), done: (0, 0), failed: 0, queued: 0 }
     }
 
     /// The broker stored a record. False when the offset is not known to be above all before, as with the first record of each
@@ -138,10 +140,10 @@ impl Painter {
             }
         }
         transfers.sort_by(|a, b| a.path.cmp(&b.path));
-        let queued = queued + scheduler.queued() as u64;
+        self.queued = queued + scheduler.queued() as u64;
         self.picture.set(Snapshot {
             mode: if spread { Mode::Mpo } else { Mode::Spo },
-            files: Files { queued, under_way, done: self.done.0, failed: self.failed },
+            files: Files { queued: self.queued, under_way, done: self.done.0, failed: self.failed },
             bytes: Bytes { done: self.done.1, under_way: under_way_bytes },
             transfers,
             partitions: self.partitions(scheduler),

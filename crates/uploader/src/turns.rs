@@ -88,7 +88,7 @@ mod tests {
     use crate::scheduler::{Key, Piece, Slot};
 
     fn held(number: u64, partition: u32, bytes: usize) -> Held {
-        let slot = Slot { partition, bytes: bytes as u64, small: false };
+        let slot = Slot::for_payload(partition, bytes as u64, 0, false);
         let token = Token { key: Key(number), attempt: 0, piece: Piece::Chunk(number), slot };
         Held { key: Vec::new(), value: vec![0; bytes].into(), token, tries: 0 }
     }

@@ -101,6 +101,10 @@ mod tests {
             "{refused:?}"
         );
         assert!(with("kafka.enable.idempotence: false\n").mistakes.is_empty());
+        for yes in ["True", "TRUE", "t", "T", "1"] {
+            let refused = with(&format!("kafka.enable.idempotence: {yes}\n")).mistakes;
+            assert_eq!(refused.len(), 1, "{yes}: {refused:?}");
+        }
         assert_eq!(
             with("create_topic: {partitions: 6, replication: 3}\npartition_rate_max: 5MB/s\n").warnings.len(),
             2

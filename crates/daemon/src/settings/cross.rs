@@ -35,7 +35,8 @@ fn service(resolved: &mut Resolved, mistakes: &mut Vec<Mistake>) {
     let own = super::build::kafka_properties(&resolved.kafka);
     let bootstrap = own.get("bootstrap.servers").map_or("", String::as_str);
     let limits = super::profile_limits(super::build::profile(&resolved.values), bootstrap);
-    let on = |text: &String| matches!(text.as_str(), "true" | "t" | "1");
+    // As librdkafka reads it; the crate that knows it is not to be named here.
+    let on = |text: &String| text == "1" || ["true", "t"].iter().any(|word| text.eq_ignore_ascii_case(word));
     if !limits.idempotence
         && let Some(setting) = resolved.kafka.get("enable.idempotence")
         && own.get("enable.idempotence").is_some_and(on)

@@ -29,7 +29,9 @@ pub use status::{Counts, PartitionView, TransferView};
 pub use transfer::Transfer;
 
 use mutation::Mutation;
-use protocol::{Attempt, Body, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId};
+use protocol::{
+    Attempt, Body, CHUNKS_MAX, Digest, Header, Incarnation, Name, Record, Subtree, TransferId, UploaderId,
+};
 pub(crate) use ranges::RangeSet;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -39,8 +41,6 @@ pub const STREAMS_MAX: usize = 200_000;
 /// Most ranges of closed numbers in all streams together, about 24 bytes each. Above it a number that would make
 /// another range is held back while other partitions may still fill holes, and passed over when none can.
 pub const RANGES_MAX: usize = 4_000_000;
-/// Most chunks of one file: what bitmaps of all open files may cost. 32 TiB at the default chunk size.
-pub const CHUNKS_MAX: u64 = 1 << 25;
 /// Most finished files of one commit, unless it is a full one: a part of those that may wait, so that readers go on meanwhile.
 pub const BATCH_FILES_MAX: usize = 4096;
 /// How far a single reader of all partitions may go beyond `open_files_max` while some partition is not at its end.
@@ -118,7 +118,7 @@ pub enum Refusal {
     TooLarge,
     /// Above `accept.open_files_max`.
     TooManyOpen,
-    /// More chunks than [`CHUNKS_MAX`].
+    /// More chunks than [`protocol::CHUNKS_MAX`].
     TooManyChunks,
 }
 

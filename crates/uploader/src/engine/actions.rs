@@ -264,14 +264,8 @@ impl Engine {
             Disposition::TooLarge if !matches!(token.piece, Piece::End | Piece::Abort) => Refusal::TooLarge,
             _ => Refusal::Unknown,
         };
-        if refusal == Refusal::TooLarge
-            && self.limit.refused(&self.topic, value.len())
-            && self.throttle.allow("refused size").is_some()
-        {
-            tracing::warn!(
-                "a record of {} bytes was refused for its size; trying with smaller ones",
-                value.len()
-            );
+        if retry == Disposition::TooLarge {
+            self.learn_limit(value.len(), flight.batch_max);
         }
         match self.scheduler.came_back(token, refusal) {
             Again::Drop => self.buffers.give_back(value.into_buffer()),
@@ -283,6 +277,16 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A record was refused for its size, or its batch. A smaller limit takes effect with the next look at the topic, which makes
+    /// clients with smaller batches: records that need not be cut anew (END) would be refused in the same batch for ever.
+    fn learn_limit(&mut self, record_bytes: usize, batch_max: usize) {
+        let Some(limit) = self.limit.refused(&self.topic, record_bytes, batch_max) else { return };
+        self.watch.ask();
+        if self.throttle.allow("refused size").is_some() {
+            tracing::warn!("records were refused for their size; trying with at most {limit} bytes at once");
+        }
     }
 
     fn complain(&self, error: &str, retry: Disposition) {
@@ -319,6 +323,7 @@ impl Engine {
                     };
                     let key = self.header(token.key).map(|header| protocol::key(&header, kind, index));
                     self.counters.resent.inc();
+                    self.scheduler.resent(now, token);
                     self.send(&key.unwrap_or_default(), value, token, tries)?;
                 }
             }

@@ -52,6 +52,11 @@ impl File {
         Expected { identity: self.identity, before_restart: self.before_restart }
     }
 
+    /// What each of its records adds to payload and digests, bytes.
+    pub fn overhead_bytes(&self) -> u32 {
+        protocol::record_overhead(&self.uploader, &self.spool_name, &self.path) as u32
+    }
+
     /// Where it lies.
     pub fn place(&self, spools: &[super::Spool]) -> Option<Place> {
         let dir = Arc::clone(&spools.get(self.spool?)?.dir);

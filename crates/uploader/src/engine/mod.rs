@@ -375,7 +375,8 @@ impl Engine {
         self.painted_at = now;
         let files = &self.files;
         let name = |key: Key| files.get(key).map(|file| file.shown().to_string());
-        self.painter.paint(now, &self.scheduler, self.spread, self.ready.len() as u64, name);
+        let queued = self.spool_counters.queued(&self.ready);
+        self.painter.paint(now, &self.scheduler, self.spread, queued, name);
         self.context.status.set_text(&status_text(&self.painter, &self.scheduler));
     }
 }
@@ -383,5 +384,5 @@ impl Engine {
 /// One line for `systemctl status`.
 fn status_text(painter: &Painter, scheduler: &Scheduler) -> String {
     let under_way = scheduler.transfers().count();
-    format!("{} sent, {under_way} under way, {} queued", painter.done.0, scheduler.queued())
+    format!("{} sent, {under_way} under way, {} queued", painter.done.0, painter.queued)
 }

@@ -101,8 +101,9 @@ impl Engine {
             successor: None,
             started_ms: self.wall_ms(),
         };
+        let overhead_bytes = file.overhead_bytes();
         let key = self.files.insert(file);
-        self.scheduler.apply(self.now(), Event::Offered { key, size: identity.size });
+        self.scheduler.apply(self.now(), Event::Offered { key, size: identity.size, overhead_bytes });
     }
 
     /// A file cannot be read now; its transfer waits under its number until the spool has the file again.

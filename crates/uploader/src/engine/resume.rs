@@ -41,7 +41,7 @@ impl Engine {
         let same_topic = row.topic == self.settings.common.topic
             && row.topic_id.as_ref().zip(self.topic.topic_id.as_ref()).is_none_or(|(then, now)| then == now);
         let digest = if let Kept::Ending(digest) = kept { Some(digest) } else { None };
-        let key = self.files.insert(File {
+        let file = File {
             spool,
             uploader,
             spool_name,
@@ -55,13 +55,16 @@ impl Engine {
             asked: None,
             successor: None,
             started_ms: row.started_ms,
-        });
+        };
+        let overhead_bytes = file.overhead_bytes();
+        let key = self.files.insert(file);
         let resume = Resume {
             key,
             id: row.id,
             attempt: row.attempt,
             plan: row.plan,
             size: row.identity.size,
+            overhead_bytes,
             same_topic,
             readable: spool.is_some(),
             kept,

@@ -183,7 +183,7 @@ fn the_threads_answer_every_job() {
         Readers::start(&buffers, 100, &bell().0, |_| daemon::status::Stage::detached()).unwrap();
     let (place, expected) = bench.file("a", b"one");
     for number in 0..100 {
-        let slot = Slot::for_payload(0, 3, true);
+        let slot = Slot::for_payload(0, 3, 0, true);
         let token = Token { key: Key(number), attempt: 0, piece: Piece::Whole, slot };
         let job = Job::Whole { token, place: place.clone(), expected, room: 1 };
         readers.jobs.as_ref().unwrap().send(job).unwrap();

@@ -6,8 +6,10 @@
 use super::pace::Pace;
 use std::time::Duration;
 
-/// What an envelope, a key and the client's own bookkeeping add to a payload, in bytes, roughly.
+/// What an envelope, a key and the client's own bookkeeping add to a payload, in bytes, roughly: for the bounds on what is
+/// on its way, which are about memory. The rates count what the broker gets, [`Slot::record_bytes`].
 const RECORD_EXTRA_BYTES: u64 = 512;
+
 /// The place of one record among those on their way; travels with the record and comes back with its report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot {
@@ -15,20 +17,28 @@ pub struct Slot {
     pub partition: u32,
     /// Bytes it counts for; 0 for records without payload, which need no credit.
     pub bytes: u64,
+    /// Bytes of the whole record, which the rates count: payload, envelope, key and framing, at most.
+    pub record_bytes: u64,
     /// Whether it belongs to a small file: those may hold half of every bound while large ones want the rest.
     pub small: bool,
 }
 
 impl Slot {
-    /// The slot of a record with so many payload bytes.
-    pub fn for_payload(partition: u32, payload_bytes: u64, small: bool) -> Slot {
-        Slot { partition, bytes: payload_bytes + RECORD_EXTRA_BYTES, small }
+    /// The slot of a record with so many payload bytes, and so many around them.
+    pub fn for_payload(partition: u32, payload_bytes: u64, around_bytes: u64, small: bool) -> Slot {
+        let record_bytes = payload_bytes + around_bytes;
+        Slot { partition, bytes: payload_bytes_on_their_way(payload_bytes), record_bytes, small }
     }
 
-    /// The slot of an END or ABORT record: always allowed, counts for nothing.
-    pub fn free(partition: u32) -> Slot {
-        Slot { partition, bytes: 0, small: false }
+    /// The slot of an END or ABORT record of so many bytes: always allowed, but what follows waits for its rate.
+    pub fn free(partition: u32, record_bytes: u64) -> Slot {
+        Slot { partition, bytes: 0, record_bytes, small: false }
     }
+}
+
+/// What a record with so many payload bytes counts for among those on their way, bytes.
+pub fn payload_bytes_on_their_way(payload_bytes: u64) -> u64 {
+    payload_bytes + RECORD_EXTRA_BYTES
 }
 
 /// Upper bounds of [`Credits`].
@@ -138,11 +148,32 @@ impl Credits {
         }
         self.sum.add(slot);
         self.records += 1;
-        self.pace.charge(now, slot.bytes);
-        let partition = self.partition(slot.partition);
-        partition.sum.add(slot);
-        partition.pace.charge(now, slot.bytes);
+        self.partition(slot.partition).sum.add(slot);
+        self.charge(now, slot);
         true
+    }
+
+    /// A free slot's record goes, at the latest time anybody told. It waits for no rate; those behind it do.
+    pub fn take_free(&mut self, slot: Slot) {
+        debug_assert_eq!(slot.bytes, 0, "one with payload must be allowed");
+        self.charge(self.now, slot);
+    }
+
+    /// The record of a taken slot goes once more: the broker may have the first one, and gets a second.
+    pub fn take_again(&mut self, now: Duration, slot: Slot) {
+        self.now = now;
+        self.reported(now, slot);
+        self.charge(now, slot);
+    }
+
+    fn charge(&mut self, now: Duration, slot: Slot) {
+        self.pace.charge(now, slot.record_bytes);
+        self.partition(slot.partition).pace.charge(now, slot.record_bytes);
+    }
+
+    fn reported(&mut self, now: Duration, slot: Slot) {
+        self.pace.reported(now, slot.record_bytes);
+        self.partition(slot.partition).pace.reported(now, slot.record_bytes);
     }
 
     /// Whether [`Credits::take`] would succeed.
@@ -173,19 +204,16 @@ impl Credits {
 
     /// Gives a slot back whose record was not sent.
     pub fn give_back(&mut self, slot: Slot) {
-        if self.free(slot) {
-            self.pace.forget(slot.bytes);
-            self.partition(slot.partition).pace.forget(slot.bytes);
-        }
+        self.free(slot);
+        self.pace.forget(slot.record_bytes);
+        self.partition(slot.partition).pace.forget(slot.record_bytes);
     }
 
     /// Gives a slot back whose record the broker has, or may have.
     pub fn settle(&mut self, now: Duration, slot: Slot) {
         self.now = now;
-        if self.free(slot) {
-            self.pace.reported(now, slot.bytes);
-            self.partition(slot.partition).pace.reported(now, slot.bytes);
-        }
+        self.free(slot);
+        self.reported(now, slot);
     }
 
     /// The same, at the latest time anybody told.
@@ -193,15 +221,13 @@ impl Credits {
         self.settle(self.now, slot);
     }
 
-    /// Takes the slot out of the sums; false if it counts for nothing.
-    fn free(&mut self, slot: Slot) -> bool {
-        if slot.bytes == 0 {
-            return false;
+    /// Takes the slot out of the sums, if it counts for anything there.
+    fn free(&mut self, slot: Slot) {
+        if slot.bytes > 0 {
+            self.sum.remove(slot);
+            self.records = self.records.saturating_sub(1);
+            self.partition(slot.partition).sum.remove(slot);
         }
-        self.sum.remove(slot);
-        self.records = self.records.saturating_sub(1);
-        self.partition(slot.partition).sum.remove(slot);
-        true
     }
 
     /// Bytes on their way in all.
@@ -249,10 +275,14 @@ mod tests {
     };
     const ZERO: Duration = Duration::ZERO;
 
+    fn slot_of(partition: u32, bytes: u64, small: bool) -> Slot {
+        Slot { partition, bytes, record_bytes: bytes, small }
+    }
+
     #[test]
     fn the_bound_of_all_is_only_ever_raised() {
         let mut credits = Credits::new(Limits { bytes_max: 3_000, ..LIMITS });
-        let slot = |partition| Slot { partition, bytes: 2_000, small: false };
+        let slot = |partition| slot_of(partition, 2_000, false);
         assert!(credits.take(ZERO, slot(0)) && !credits.take(ZERO, slot(1)));
         credits.raise_bytes_max(2_000);
         assert_eq!(credits.limits.bytes_max, 3_000);
@@ -263,7 +293,7 @@ mod tests {
     #[test]
     fn bounds_hold_in_total_per_partition_and_in_records() {
         let mut credits = Credits::new(LIMITS);
-        let slot = |partition, bytes| Slot { partition, bytes, small: false };
+        let slot = |partition, bytes| slot_of(partition, bytes, false);
         assert!(credits.take(ZERO, slot(0, 3_000)));
         assert!(!credits.take(ZERO, slot(0, 2_000)), "above the partition's bound");
         assert!(credits.take(ZERO, slot(1, 4_000)));
@@ -279,14 +309,14 @@ mod tests {
     #[test]
     fn one_record_above_every_bound_still_goes_alone() {
         let mut credits = Credits::new(LIMITS);
-        assert!(credits.take(ZERO, Slot { partition: 0, bytes: 1 << 30, small: true }));
-        assert!(!credits.take(ZERO, Slot { partition: 1, bytes: 1, small: false }));
+        assert!(credits.take(ZERO, slot_of(0, 1 << 30, true)));
+        assert!(!credits.take(ZERO, slot_of(1, 1, false)));
     }
 
     #[test]
     fn small_files_leave_half_to_large_ones_that_want_it() {
         let mut credits = Credits::new(LIMITS);
-        let slot = |partition, small| Slot { partition, bytes: 2_000, small };
+        let slot = |partition, small| slot_of(partition, 2_000, small);
         credits.set_shared(true);
         assert!(credits.take(ZERO, slot(0, true)));
         assert!(!credits.take(ZERO, slot(0, true)), "above half of the partition's bound");
@@ -300,7 +330,7 @@ mod tests {
     fn a_rate_of_one_partition_does_not_hold_another_back() {
         let limits = Limits { partition_rate_max: Some(1_000), ..LIMITS };
         let mut credits = Credits::new(limits);
-        let slot = |partition| Slot { partition, bytes: 100, small: false };
+        let slot = |partition| slot_of(partition, 100, false);
         assert!(credits.take(ZERO, slot(0)));
         credits.settle(ZERO, slot(0));
         assert!(!credits.take(ZERO, slot(0)), "above the partition's rate");
@@ -315,12 +345,32 @@ mod tests {
         let mut sent = 0;
         for millisecond in 0..10_000 {
             let now = Duration::from_millis(u64::from(millisecond));
-            let slot = Slot { partition: millisecond % 4, bytes: 100, small: false };
+            let slot = slot_of(millisecond % 4, 100, false);
             if credits.any(now) && credits.take(now, slot) {
                 sent += 1;
                 credits.settle(now, slot);
             }
         }
         assert_eq!(sent, 100);
+    }
+
+    #[test]
+    fn a_rate_counts_the_whole_record_and_each_time_it_goes() {
+        let limits = Limits { rate_max: Some(1_000), ..LIMITS };
+        let mut credits = Credits::new(limits);
+        let slot = Slot::for_payload(0, 1, 199, false);
+        assert!(credits.take(ZERO, slot));
+        assert!(!credits.take(ZERO, slot), "above the rate");
+        assert_eq!(credits.take_wake(), Some(Duration::from_millis(200)));
+        credits.take_again(ZERO, slot);
+        assert!(!credits.fits(ZERO, slot));
+        assert_eq!(credits.take_wake(), Some(Duration::from_millis(400)));
+        let end = Slot::free(1, 300);
+        credits.take_free(end);
+        credits.settle(ZERO, end);
+        assert!(!credits.fits(ZERO, slot));
+        assert_eq!(credits.take_wake(), Some(Duration::from_millis(700)));
+        credits.settle(ZERO, slot);
+        assert_eq!((credits.bytes(), credits.records()), (0, 0), "taken once, given back once");
     }
 }

@@ -112,6 +112,8 @@ pub struct Resume {
     pub plan: Plan,
     /// Bytes of the file.
     pub size: u64,
+    /// See [`protocol::record_overhead`].
+    pub overhead_bytes: u32,
     /// Whether the topic is the one the records were sent to.
     pub same_topic: bool,
     /// Whether the file may still be read (its spool is still configured).
@@ -129,6 +131,8 @@ pub enum Event {
         key: Key,
         /// Its size in bytes.
         size: u64,
+        /// See [`protocol::record_overhead`].
+        overhead_bytes: u32,
     },
     /// The ledger has an unfinished transfer.
     Resumed(Box<Resume>),

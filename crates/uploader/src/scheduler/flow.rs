@@ -13,8 +13,8 @@ use protocol::{Digest, DigestTree, chunk_count};
 use std::time::Duration;
 
 impl Scheduler {
-    pub(super) fn offered(&mut self, key: Key, size: u64) {
-        self.lanes.push(Lane::of(chunk_count(size, self.topic.chunk_size)), Waiting { key, size });
+    pub(super) fn offered(&mut self, waiting: Waiting) {
+        self.lanes.push(Lane::of(chunk_count(waiting.size, self.topic.chunk_size)), waiting);
     }
 
     /// A large file is open.
@@ -22,7 +22,7 @@ impl Scheduler {
         let Some(transfer) = self.transfers.get(&key) else { return };
         let State::Opening(then) = transfer.state else { return };
         if let Then::AttemptAfterEnd(_) = then {
-            return self.attempt_after_end(key);
+            return self.attempt_after_end(now, key, then);
         }
         if self.is_stale(transfer) {
             return self.plan_anew(key, then);
@@ -251,7 +251,9 @@ impl Scheduler {
         transfer.state = State::EndSent(digest);
         let count = transfer.plan.cut(transfer.size).count();
         let partition = transfer.plan.partition_of(count) % self.topic.partitions.max(1);
-        let token = Token { key, attempt: transfer.attempt, piece: Piece::End, slot: Slot::free(partition) };
+        let slot = Slot::free(partition, transfer.around_bytes(1));
+        let token = Token { key, attempt: transfer.attempt, piece: Piece::End, slot };
+        self.credits.take_free(slot);
         self.act(Action::SendEnd(token, digest));
     }
 
@@ -309,19 +311,24 @@ impl Scheduler {
         }
         match transfer.state {
             State::Opening(Then::AttemptAfterEnd(digest)) => self.send_end(key, digest),
-            State::Opening(_) | State::Sending | State::Verifying if transfer.id.is_some() => {
-                self.abort(key, trouble)
-            }
-            State::Opening(_) => {
-                self.lanes.leave(transfer.lane);
-                self.transfers.remove(&key);
-                self.act(Action::Answer(key, verdict_of(trouble)));
-            }
+            State::Opening(_) => self.give_up(key, trouble),
+            State::Sending | State::Verifying if transfer.id.is_some() => self.abort(key, trouble),
             _ => {}
         }
     }
 
-    fn postpone(&mut self, now: Duration, key: Key, then: Then, trouble: Trouble) {
+    /// Nothing more of the file goes: forgotten if no sequence number was taken for it, else recorded and told.
+    pub(super) fn give_up(&mut self, key: Key, trouble: Trouble) {
+        let Some(transfer) = self.transfers.get(&key) else { return };
+        if transfer.id.is_some() {
+            return self.abort(key, trouble);
+        }
+        self.lanes.leave(transfer.lane);
+        self.transfers.remove(&key);
+        self.act(Action::Answer(key, verdict_of(trouble)));
+    }
+
+    pub(super) fn postpone(&mut self, now: Duration, key: Key, then: Then, trouble: Trouble) {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         if !matches!(transfer.state, State::Opening(_)) {
             transfer.attempt += 1;
@@ -355,8 +362,9 @@ impl Scheduler {
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         transfer.state = State::AbortSent;
         let partition = transfer.plan.first % self.topic.partitions.max(1);
-        let token =
-            Token { key, attempt: transfer.attempt, piece: Piece::Abort, slot: Slot::free(partition) };
+        let slot = Slot::free(partition, transfer.around_bytes(0));
+        let token = Token { key, attempt: transfer.attempt, piece: Piece::Abort, slot };
+        self.credits.take_free(slot);
         self.act(Action::SendAbort(token));
     }
 
@@ -377,6 +385,11 @@ impl Scheduler {
             self.credits.settle_unproven(token.slot);
         }
         answer
+    }
+
+    /// A record that came back and is still wanted goes once more now.
+    pub fn resent(&mut self, now: Duration, token: Token) {
+        self.credits.take_again(now, token.slot);
     }
 
     fn decide_again(&mut self, token: Token, refusal: Refusal) -> Again {
@@ -436,5 +449,7 @@ impl Scheduler {
         transfer.generation != self.topic.generation
             || transfer.plan.partitions_needed() > self.topic.partitions
             || transfer.plan.chunk_size > self.topic.chunk_size_max
+            // Begun by a release that did not look at it.
+            || transfer.plan.cut(transfer.size).is_too_many()
     }
 }

@@ -57,6 +57,8 @@ pub struct Waiting {
     pub key: Key,
     /// Its size in bytes.
     pub size: u64,
+    /// See [`protocol::record_overhead`].
+    pub overhead_bytes: u32,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn large_files_never_take_the_places_of_small_ones() {
         let mut lanes = Lanes::default();
-        let waiting = |number| Waiting { key: Key(number), size: 1 };
+        let waiting = |number| Waiting { key: Key(number), size: 1, overhead_bytes: 0 };
         (0..10).for_each(|number| lanes.push(Lane::Large, waiting(number)));
         lanes.push(Lane::Small, waiting(10));
         let admitted: Vec<u64> =

@@ -23,7 +23,7 @@ mod simulation;
 mod topic;
 mod transfer;
 
-pub use credits::{Limits, Slot};
+pub use credits::{Limits, Slot, payload_bytes_on_their_way};
 pub use event::{
     Action, Again, Event, Kept, Key, Piece, Refusal, Resume, Step, Subtrees, Token, Topic, Trouble,
 };
@@ -32,7 +32,7 @@ pub use transfer::{Plan, State, Then, Transfer};
 
 use crate::spool::Verdict;
 use credits::Credits;
-use lanes::Lanes;
+use lanes::{Lanes, Waiting};
 use protocol::Subtree;
 use rand::RngCore;
 use sequences::Sequences;
@@ -120,7 +120,9 @@ impl Scheduler {
     /// Takes an event in. Follow it, or several, by [`Scheduler::pump`].
     pub fn apply(&mut self, now: Duration, event: Event) {
         match event {
-            Event::Offered { key, size } => self.offered(key, size),
+            Event::Offered { key, size, overhead_bytes } => {
+                self.offered(Waiting { key, size, overhead_bytes });
+            }
             Event::Resumed(resume) => self.resumed(now, *resume),
             Event::Opened(key) => self.opened(now, key),
             Event::WholeRead(token) => self.whole_read(token),
@@ -207,5 +209,5 @@ impl Scheduler {
 }
 
 fn partition_bytes_max(chunk_size: u32) -> u64 {
-    PARTITION_CHUNKS_MAX * Slot::for_payload(0, u64::from(chunk_size), false).bytes
+    PARTITION_CHUNKS_MAX * payload_bytes_on_their_way(chunk_size.into())
 }

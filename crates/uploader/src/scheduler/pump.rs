@@ -5,9 +5,9 @@
 use super::credits::Slot;
 use super::event::{Action, Key, Piece, Token};
 use super::lanes::{Lane, Waiting};
-use super::transfer::{State, Then};
+use super::transfer::{State, Then, Transfer, around_bytes, too_many_chunks, verdict_of};
 use super::{RETIRING_MAX, Scheduler};
-use protocol::chunk_count;
+use protocol::{chunk_count, subtree_count};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -48,12 +48,18 @@ impl Scheduler {
 
     fn admit(&mut self, now: Duration) {
         while self.retiring < RETIRING_MAX
-            && let Some((lane, Waiting { key, size })) = self.lanes.admit()
+            && let Some((lane, waiting)) = self.lanes.admit()
         {
+            let Waiting { key, size, .. } = waiting;
             let plan = self.draw_plan();
+            if let Some(trouble) = too_many_chunks(&plan, size) {
+                self.lanes.leave(lane);
+                self.act(Action::Answer(key, verdict_of(trouble)));
+                continue;
+            }
             let actual = Lane::of(chunk_count(size, plan.chunk_size));
             debug_assert_eq!(actual, lane, "queues are sorted anew with every chunk size");
-            let transfer = self.new_transfer(now, size, lane, plan);
+            let transfer = self.new_transfer(now, waiting, lane, plan);
             self.transfers.insert(key, transfer);
             self.start(key, Then::Intent);
         }
@@ -65,11 +71,11 @@ impl Scheduler {
             let partition = self.waiting_turn % self.waiting.len();
             self.waiting_turn = partition + 1;
             let Some(&key) = self.waiting[partition].front() else { continue };
-            let Some((size, then, attempt)) = self.waiting_small(key) else {
+            let Some((size, around, then, attempt)) = self.waiting_small(key) else {
                 self.waiting[partition].pop_front();
                 continue;
             };
-            let slot = Slot::for_payload(partition as u32, size, true);
+            let slot = Slot::for_payload(partition as u32, size, around, true);
             if self.credits.take(now, slot) {
                 self.waiting[partition].pop_front();
                 self.set_state(key, State::Opening(then));
@@ -80,10 +86,11 @@ impl Scheduler {
         0
     }
 
-    fn waiting_small(&self, key: Key) -> Option<(u64, Then, u32)> {
+    /// Bytes of the file and around it in its record, what follows, and the number of the plan.
+    fn waiting_small(&self, key: Key) -> Option<(u64, u64, Then, u32)> {
         let transfer = self.transfers.get(&key)?;
         let State::Waiting(then) = transfer.state else { return None };
-        Some((transfer.size, then, transfer.attempt))
+        Some((transfer.size, transfer.around_bytes(1), then, transfer.attempt))
     }
 
     /// One chunk of a large file, files in turn, partitions with room only; gives its bytes.
@@ -95,19 +102,25 @@ impl Scheduler {
             else {
                 continue;
             };
-            let (plan, attempt) = (transfer.plan, transfer.attempt);
-            let cut = plan.cut(transfer.size);
+            let Transfer { plan, attempt, size, overhead_bytes, .. } = *transfer;
+            let cut = plan.cut(size);
             let Some(chunks) = transfer.chunks.as_mut().filter(|chunks| chunks.left()) else { continue };
-            let slot_of =
-                |index| Slot::for_payload(plan.partition_of(index), u64::from(cut.len(index)), false);
+            let slot_of = |index, around| {
+                Slot::for_payload(plan.partition_of(index), u64::from(cut.len(index)), around, false)
+            };
             let credits = &mut self.credits;
-            let found = chunks.next(|index| credits.fits(now, slot_of(index)));
+            // What is around a payload is charged, but decides nothing.
+            let found = chunks.next(|index| credits.fits(now, slot_of(index, 0)));
             self.sending.push_back(key);
-            if let Some(index) = found
-                && credits.take(now, slot_of(index))
+            let found = found.map(|index| {
+                let (offset, len) = (cut.offset(index), u64::from(cut.len(index)));
+                let digests = subtree_count(offset, len, offset + len == size);
+                (index, slot_of(index, around_bytes(overhead_bytes, digests)))
+            });
+            if let Some((index, slot)) = found
+                && credits.take(now, slot)
             {
                 chunks.give_out(index);
-                let slot = slot_of(index);
                 self.act(Action::ReadChunk(Token { key, attempt, piece: Piece::Chunk(index), slot }));
                 return slot.bytes as i64;
             }
@@ -125,6 +138,8 @@ mod tests {
     use rand::SeedableRng as _;
 
     const CHUNK: u32 = 1024;
+    /// Of a short path: with the digest of a small file, or of a chunk of this size, half a chunk.
+    const OVERHEAD: u32 = 480;
 
     fn scheduler(rate_max: Option<u64>, partition_rate_max: Option<u64>) -> Scheduler {
         Scheduler::new(Setup {
@@ -145,9 +160,14 @@ mod tests {
 
     /// Everything is answered at once; gives the payload bytes of each file that were sent, until so many seconds are over.
     fn sent(scheduler: &mut Scheduler, sizes: &[u64], seconds: u64) -> Vec<u64> {
+        sent_with(scheduler, sizes, OVERHEAD, seconds)
+    }
+
+    /// The same with so many bytes in each record beside payload and digests.
+    fn sent_with(scheduler: &mut Scheduler, sizes: &[u64], overhead_bytes: u32, seconds: u64) -> Vec<u64> {
         let mut sent = vec![0; sizes.len()];
         for (key, size) in (0..).zip(sizes) {
-            scheduler.apply(Duration::ZERO, Event::Offered { key: Key(key), size: *size });
+            scheduler.apply(Duration::ZERO, Event::Offered { key: Key(key), size: *size, overhead_bytes });
         }
         for millisecond in 0..seconds * 1_000 {
             let now = Duration::from_millis(millisecond);
@@ -202,10 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_holds_for_small_files_with_long_paths() {
+        for (rate, partition_rate) in [(Some(40_000), None), (None, Some(10_000))] {
+            let mut scheduler = scheduler(rate, partition_rate);
+            let sent = sent_with(&mut scheduler, &[200; 400], 1_300, 10);
+            let records = sent.iter().filter(|bytes| **bytes > 0).count();
+            let share = (records * (200 + 1_300 + 32)) as f64 / (10.0 * 40_000.0);
+            assert!((0.95..=1.02).contains(&share), "{share}");
+        }
+    }
+
+    #[test]
     fn a_cap_is_used() {
         let mut scheduler = scheduler(None, Some(20_000));
         let sent = sent(&mut scheduler, &[10_000_000], 20);
-        // A slot counts 512 bytes for the envelope, which at this chunk size is a third.
+        // 512 bytes around each payload, which at this chunk size are a third.
         let share = sent[0] as f64 * 1.5 / (20.0 * 4.0 * 20_000.0);
         assert!((0.97..=1.01).contains(&share), "{share}");
     }

@@ -3,8 +3,8 @@
 //! What must never happen here: chunks of two plans under one attempt.
 
 use super::event::{Action, Kept, Key, Resume, Step, Topic, Trouble};
-use super::lanes::Lane;
-use super::transfer::{Chunks, Plan, State, Then, Transfer};
+use super::lanes::{Lane, Waiting};
+use super::transfer::{Chunks, Plan, State, Then, Transfer, too_many_chunks};
 use super::{Scheduler, partition_bytes_max};
 use mutation::Mutation;
 use protocol::{Digest, chunk_count};
@@ -23,9 +23,16 @@ impl Scheduler {
     }
 
     /// A transfer that begins with its file.
-    pub(super) fn new_transfer(&mut self, now: Duration, size: u64, lane: Lane, plan: Plan) -> Transfer {
+    pub(super) fn new_transfer(
+        &mut self,
+        now: Duration,
+        waiting: Waiting,
+        lane: Lane,
+        plan: Plan,
+    ) -> Transfer {
         Transfer {
-            size,
+            size: waiting.size,
+            overhead_bytes: waiting.overhead_bytes,
             lane,
             plan,
             generation: self.topic.generation,
@@ -59,9 +66,9 @@ impl Scheduler {
 
     /// Takes up a transfer of an earlier run.
     pub(super) fn resumed(&mut self, now: Duration, resume: Resume) {
-        let Resume { key, id, attempt, plan, size, same_topic, readable, kept } = resume;
+        let Resume { key, id, attempt, plan, size, overhead_bytes, same_topic, readable, kept } = resume;
         let lane = Lane::of(plan.cut(size).count());
-        let mut transfer = self.new_transfer(now, size, lane, plan);
+        let mut transfer = self.new_transfer(now, Waiting { key, size, overhead_bytes }, lane, plan);
         transfer.id = Some(id);
         transfer.attempt = attempt;
         transfer.generation =
@@ -99,6 +106,10 @@ impl Scheduler {
         let plan = self.draw_plan();
         let generation = self.topic.generation;
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
+        if let Some(trouble) = too_many_chunks(&plan, transfer.size) {
+            // No WHOLE of it can be in the log: so large a file never fitted one record.
+            return self.give_up(key, trouble);
+        }
         let then = match then {
             Then::Resume => {
                 transfer.attempt += 1;
@@ -123,12 +134,16 @@ impl Scheduler {
         self.act(Action::Open(key));
     }
 
-    pub(super) fn attempt_after_end(&mut self, key: Key) {
+    pub(super) fn attempt_after_end(&mut self, now: Duration, key: Key, then: Then) {
         let mut plan = self.draw_plan();
         let Topic { chunk_size_max, generation, .. } = self.topic;
         let Some(transfer) = self.transfers.get_mut(&key) else { return };
         // Still a large file under the new plan: a small one would be read by another road.
         plan.chunk_size = transfer.plan.chunk_size.min(chunk_size_max);
+        if let Some(trouble) = too_many_chunks(&plan, transfer.size) {
+            // Not to be given up after its end was decided: it waits for a topic that takes larger chunks.
+            return self.postpone(now, key, then, trouble);
+        }
         transfer.attempt += 1;
         transfer.plan = plan;
         transfer.generation = generation;
@@ -220,6 +235,7 @@ mod tests {
             attempt: 0,
             plan: Plan { chunk_size: 1024, first: 0, partitions: 2 },
             size: 5000,
+            overhead_bytes: 300,
             same_topic: false,
             readable: true,
             kept: Kept::Ending([7; 32]),

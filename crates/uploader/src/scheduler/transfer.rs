@@ -102,6 +102,8 @@ pub enum State {
 pub struct Transfer {
     /// Bytes of the file.
     pub size: u64,
+    /// What each of its records adds to payload and digests, bytes.
+    pub overhead_bytes: u32,
     /// Which limit it counts against.
     pub lane: Lane,
     /// The cut and the spread.
@@ -136,6 +138,11 @@ impl Transfer {
         self.plan.cut(self.size).is_whole()
     }
 
+    /// Bytes around the payload of the record with `digests` in it.
+    pub fn around_bytes(&self, digests: usize) -> u64 {
+        around_bytes(self.overhead_bytes, digests)
+    }
+
     /// Bytes acknowledged so far.
     pub fn acknowledged_bytes(&self) -> u64 {
         match (&self.chunks, self.state) {
@@ -147,6 +154,11 @@ impl Transfer {
             (None, _) => 0,
         }
     }
+}
+
+/// Bytes around a record's payload, of what all records of the file have and of its digests.
+pub fn around_bytes(overhead_bytes: u32, digests: usize) -> u64 {
+    u64::from(overhead_bytes) + (digests * size_of::<Digest>()) as u64
 }
 
 /// What is known about a chunk above the acknowledged prefix.
@@ -257,6 +269,20 @@ impl Chunks {
     pub fn tree(&self) -> impl Iterator<Item = Subtree> + '_ {
         self.tree.nodes()
     }
+}
+
+/// Why a file cannot be sent by this plan, if every downloader would refuse it for the number of its chunks.
+pub fn too_many_chunks(plan: &Plan, size: u64) -> Option<Trouble> {
+    let cut = plan.cut(size);
+    cut.is_too_many().then(|| {
+        let (count, needed) = (cut.count(), protocol::chunk_size_needed(size));
+        let most = protocol::CHUNKS_MAX;
+        Trouble::Unreadable(format!(
+            "cannot be sent in {count} chunks of {} bytes, {most} are the most; raise chunk_size to {needed} or more, and \
+             the topic's max.message.bytes where that is smaller",
+            plan.chunk_size
+        ))
+    })
 }
 
 /// The verdict that follows from a trouble.

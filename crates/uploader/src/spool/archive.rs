@@ -4,7 +4,7 @@
 //! disk.
 
 use std::fs::File;
-use std::io::{self, Seek as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -14,6 +14,9 @@ use rustix::io::Errno;
 
 use super::filter::name_of;
 use super::retire::{NUMBERED_MAX, numbered, parent_of, rename_new};
+
+/// A file is copied, and made durable, in pieces of so many bytes: each is done in time on a disk that works at all.
+const PIECE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Opens a folder below another one and makes what is missing on the way. No link is followed.
 pub(super) fn make_folders(base: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
@@ -102,7 +105,14 @@ fn is_copied(
         if facts(&found) == facts(stat) {
             let digest = |file: &mut File| -> io::Result<blake3::Hash> {
                 let mut hasher = blake3::Hasher::new();
-                hasher.update_reader(&mut *file)?;
+                loop {
+                    let before = hasher.count();
+                    hasher.update_reader(file.by_ref().take(PIECE_BYTES))?;
+                    if hasher.count() == before {
+                        break;
+                    }
+                    daemon::status::moved();
+                }
                 file.rewind()?;
                 Ok(hasher.finalize())
             };
@@ -115,7 +125,7 @@ fn is_copied(
 }
 
 fn fill(source: &mut File, target: &mut File, stat: &rustix::fs::Stat) -> io::Result<()> {
-    let copied = io::copy(source, target)?;
+    let copied = copy_content(source, target, PIECE_BYTES, daemon::status::moved)?;
     if u64::try_from(stat.st_size) != Ok(copied) {
         return Err(io::Error::other("it changed while it was copied to the archive"));
     }
@@ -125,12 +135,46 @@ fn fill(source: &mut File, target: &mut File, stat: &rustix::fs::Stat) -> io::Re
     target.sync_all()
 }
 
+/// Copies all there is; gives its bytes. `moved` is called after each piece: a file that takes long is no disk that hangs.
+fn copy_content(
+    source: &mut File,
+    target: &mut File,
+    piece_bytes: u64,
+    mut moved: impl FnMut(),
+) -> io::Result<u64> {
+    let mut copied = 0;
+    loop {
+        let piece = io::copy(&mut source.by_ref().take(piece_bytes), target)?;
+        if piece == 0 {
+            return Ok(copied);
+        }
+        copied += piece;
+        // Or all of it would be waited for at the end, in one step.
+        target.sync_data()?;
+        moved();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
     use std::fs;
     use std::process::Command;
+
+    #[test]
+    fn a_copy_says_after_each_piece_that_it_gets_on() {
+        let top = tempfile::tempdir().unwrap();
+        for (content, expected) in [("", 0), ("piece", 1), ("piece more", 2), ("piece more!", 3)] {
+            fs::write(top.path().join("from"), content).unwrap();
+            let mut source = File::open(top.path().join("from")).unwrap();
+            let mut target = File::create(top.path().join("to")).unwrap();
+            let mut steps = 0;
+            let copied = copy_content(&mut source, &mut target, 5, || steps += 1).unwrap();
+            assert_eq!((copied, steps), (content.len() as u64, expected), "{content}");
+            assert_eq!(fs::read_to_string(top.path().join("to")).unwrap(), content);
+        }
+    }
 
     #[test]
     fn a_crash_between_the_copy_and_the_removal_of_its_source_makes_no_second_copy() {

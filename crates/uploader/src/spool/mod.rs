@@ -159,7 +159,7 @@ pub trait Remembered: Send {
 /// What the spool side counts; for the status.
 #[derive(Debug, Default)]
 pub struct SpoolCounters {
-    /// Files that are finished and wait for the engine, now.
+    /// Files that are finished and wait for room in the engine's queue, now.
     pub waiting: AtomicU64,
     /// Files that must stay unchanged a little longer, or whose writer is still at work, now.
     pub settling: AtomicU64,
@@ -179,6 +179,16 @@ pub struct SpoolCounters {
     pub answered: AtomicU64,
     /// Folders that are watched, now.
     pub watched_folders: AtomicU64,
+}
+
+impl SpoolCounters {
+    /// Files that are finished and that the engine has not taken yet: those in `ready`, its queue, and those that wait for
+    /// room there. One that is just being handed over may be left out; none is counted twice.
+    pub fn queued(&self, ready: &Receiver<Ready>) -> u64 {
+        // In this order: what is in the queue is no longer counted as waiting.
+        let in_queue = ready.len() as u64;
+        in_queue + self.waiting.load(Ordering::Acquire)
+    }
 }
 
 /// Opens all spools: checks the folders and clears up what a crash left half retired. To be called when the lock of the

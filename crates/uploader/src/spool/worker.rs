@@ -68,6 +68,7 @@ impl Worker {
             let mut more = self.take_answers(now, &mut closed);
             more |= self.each(now, Shell::round);
             let before = self.counters.handed_over.load(Relaxed);
+            self.publish_waiting();
             let waiting = match self.hand_over(&mut turn) {
                 Ok(waiting) => waiting,
                 Err(EngineGone) => return,
@@ -143,12 +144,15 @@ impl Worker {
             };
             empty = 0;
             let (path, identity) = (ready.path.clone(), ready.identity);
+            // Before it can be seen in the queue, so that nobody counts it twice.
+            self.counters.waiting.fetch_sub(1, Release);
             match self.ready.channel().try_send(ready) {
                 Ok(()) => {
                     shell.handed_over(&path, &identity);
                     self.counters.handed_over.fetch_add(1, Relaxed);
                 }
                 Err(TrySendError::Full(ready)) => {
+                    self.counters.waiting.fetch_add(1, Release);
                     shell.not_taken(ready);
                     *turn = index;
                     return Ok(true);
@@ -159,13 +163,20 @@ impl Worker {
         Ok(false)
     }
 
+    fn sum(&self, count: fn(&Shell) -> usize) -> u64 {
+        self.shells.iter().map(count).sum::<usize>() as u64
+    }
+
+    fn publish_waiting(&self) {
+        self.counters.waiting.store(self.sum(|shell| shell.settle.waiting()), Release);
+    }
+
     fn publish(&self) {
-        let sum = |count: fn(&Shell) -> usize| self.shells.iter().map(count).sum::<usize>() as u64;
-        self.counters.settling.store(sum(|shell| shell.settle.settling()), Relaxed);
-        self.counters.waiting.store(sum(|shell| shell.settle.waiting()), Relaxed);
-        let watched = sum(|shell| shell.watch.as_ref().map_or(0, |watch| watch.len()));
+        self.counters.settling.store(self.sum(|shell| shell.settle.settling()), Relaxed);
+        self.publish_waiting();
+        let watched = self.sum(|shell| shell.watch.as_ref().map_or(0, |watch| watch.len()));
         self.counters.watched_folders.store(watched, Relaxed);
-        self.counters.retrying.store(sum(|shell| shell.settle.retrying()), Relaxed);
+        self.counters.retrying.store(self.sum(|shell| shell.settle.retrying()), Relaxed);
         let unreadable = self.shells.iter().map(|shell| shell.scans.unreadable).sum();
         self.counters.unreadable.store(unreadable, Relaxed);
         // After `retrying`, which goes with it.

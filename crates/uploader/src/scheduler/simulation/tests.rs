@@ -108,7 +108,7 @@ fn actions(scheduler: &mut Scheduler) -> Vec<Action> {
 /// Brings large files to where their chunks are given out, as many as have places.
 fn begin(scheduler: &mut Scheduler, files: impl IntoIterator<Item = (u64, u64)>) {
     for (number, size) in files {
-        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size });
+        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size, overhead_bytes: 300 });
     }
     let opened: Vec<Key> = actions(scheduler)
         .into_iter()
@@ -122,10 +122,10 @@ fn begin(scheduler: &mut Scheduler, files: impl IntoIterator<Item = (u64, u64)>)
 #[test]
 fn a_small_file_is_read_at_once_behind_a_hundred_large_ones() {
     let mut scheduler = bare(true, 1 << 30);
-    begin(&mut scheduler, (0..100).map(|number| (number, 1 << 40)));
+    begin(&mut scheduler, (0..100).map(|number| (number, 1 << 35)));
     let chunks = actions(&mut scheduler);
     assert_eq!(chunks.len(), 32, "the partitions are full of chunks now");
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1_000), size: 5 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1_000), size: 5, overhead_bytes: 300 });
     assert!(actions(&mut scheduler).is_empty());
     // The first acknowledgement in its partition makes room for the small file, before any other chunk.
     let partition = scheduler.transfer(Key(1_000)).unwrap().plan.first;
@@ -141,7 +141,7 @@ fn a_small_file_is_read_at_once_behind_a_hundred_large_ones() {
 #[test]
 fn large_files_take_turns_and_leave_places_for_others() {
     let mut scheduler = bare(true, 1 << 30);
-    begin(&mut scheduler, (0..10).map(|number| (number, 1 << 40)).chain([(100, 10 * 1024)]));
+    begin(&mut scheduler, (0..10).map(|number| (number, 1 << 35)).chain([(100, 10 * 1024)]));
     assert_eq!(scheduler.lanes.taken(Lane::Large), Lane::Large.places());
     let mut chunks = HashMap::new();
     for action in actions(&mut scheduler) {
@@ -173,7 +173,7 @@ fn one_partition_has_at_most_eight_chunks_on_their_way() {
 #[test]
 fn an_empty_file_is_one_record() {
     let mut scheduler = bare(true, 1 << 20);
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1), size: 0 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(1), size: 0, overhead_bytes: 300 });
     let found = actions(&mut scheduler);
     assert!(matches!(found[..], [Action::ReadWhole(_)]), "{found:?}");
 }
@@ -183,7 +183,7 @@ fn small_files_spread_evenly_over_all_partitions() {
     let mut scheduler = bare(true, 1 << 40);
     let mut counts = [0u32; 4];
     for number in 0..400 {
-        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size: 1 });
+        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size: 1, overhead_bytes: 300 });
         for action in actions(&mut scheduler) {
             let Action::ReadWhole(token) = action else { continue };
             counts[token.slot.partition as usize] += 1;
@@ -193,11 +193,53 @@ fn small_files_spread_evenly_over_all_partitions() {
     assert!(counts.iter().all(|count| (60..=140).contains(count)), "{counts:?}");
 }
 
+/// One byte more than goes into the chunks that a downloader takes.
+const TOO_LARGE: u64 = 1024 * protocol::CHUNKS_MAX + 1;
+
+fn is_refused(action: &Action, key: u64) -> bool {
+    let Action::Answer(found, Verdict::Retry { reason }) = action else { return false };
+    *found == Key(key) && reason.contains("raise chunk_size to 16384 or more")
+}
+
+#[test]
+fn a_file_of_too_many_chunks_is_refused_before_it_has_a_number_and_others_go_on() {
+    let mut scheduler = bare(true, 1 << 20);
+    for (number, size) in [(1, TOO_LARGE), (2, TOO_LARGE - 1), (3, 5)] {
+        scheduler.apply(Duration::ZERO, Event::Offered { key: Key(number), size, overhead_bytes: 300 });
+    }
+    let found = actions(&mut scheduler);
+    assert!(
+        matches!(&found[..], [Action::ReadWhole(_), refused, Action::Open(Key(2))]
+            | [refused, Action::Open(Key(2)), Action::ReadWhole(_)] if is_refused(refused, 1)),
+        "{found:?}"
+    );
+    assert_eq!((scheduler.sequences.handed_out(), scheduler.lanes.taken(Lane::Large)), (0, 1));
+}
+
+#[test]
+fn a_file_that_comes_to_have_too_many_chunks_is_given_up() {
+    let mut scheduler = bare(true, 1 << 20);
+    let topic = Topic { chunk_size: 2048, chunk_size_max: 2048, partitions: 4, generation: 1 };
+    scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: false });
+    begin(&mut scheduler, [(1, TOO_LARGE)]);
+    assert!(matches!(actions(&mut scheduler)[..], [Action::ReadChunk(_), ..]));
+    let topic = Topic { chunk_size: 1024, chunk_size_max: 1024, ..topic };
+    scheduler.apply(Duration::ZERO, Event::Topic { topic, after_suspicion: false });
+    assert_eq!(actions(&mut scheduler), [Action::Persist(Key(1), Step::Aborting)]);
+    scheduler.apply(Duration::ZERO, Event::Durable(Key(1), Step::Aborting));
+    let abort = scheduler.next_action();
+    let Some(Action::SendAbort(token)) = abort else { panic!("{abort:?}") };
+    scheduler.apply(Duration::ZERO, Event::Acknowledged(token));
+    scheduler.apply(Duration::ZERO, Event::Durable(Key(1), Step::Aborted));
+    let found = actions(&mut scheduler);
+    assert!(matches!(&found[..], [Action::Persist(..), refused] if is_refused(refused, 1)), "{found:?}");
+}
+
 #[test]
 fn draining_begins_nothing_new() {
     let mut scheduler = bare(true, 1 << 20);
     begin(&mut scheduler, [(1, 1 << 20)]);
-    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(2), size: 1 });
+    scheduler.apply(Duration::ZERO, Event::Offered { key: Key(2), size: 1, overhead_bytes: 300 });
     scheduler.apply(Duration::ZERO, Event::Drain);
     assert!(actions(&mut scheduler).is_empty() && !scheduler.has_room());
     assert_eq!(scheduler.sequences.handed_out(), 1);

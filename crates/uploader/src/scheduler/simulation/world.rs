@@ -151,7 +151,7 @@ impl World {
             return;
         }
         let key = self.key(Underway { file, version, digest: None });
-        self.scheduler.apply(self.now(), Event::Offered { key, size });
+        self.scheduler.apply(self.now(), Event::Offered { key, size, overhead_bytes: 300 });
     }
 
     fn key(&mut self, transfer: Underway) -> Key {
@@ -220,8 +220,9 @@ impl World {
         let digest = if let Kept::Ending(digest) = kept { Some(digest) } else { None };
         let key = self.key(Underway { file: row.file, version: row.version, digest });
         let same_topic = row.generation == self.topic.generation;
-        let resume =
-            Resume { key, id, attempt: row.attempt, plan: row.plan, size, same_topic, readable: true, kept };
+        let Row { attempt, plan, .. } = row;
+        let (overhead_bytes, readable) = (300, true);
+        let resume = Resume { key, id, attempt, plan, size, overhead_bytes, same_topic, readable, kept };
         self.scheduler.apply(self.now(), Event::Resumed(Box::new(resume)));
     }
 

@@ -69,6 +69,22 @@ fn a_slow_engine_is_waited_for() {
 }
 
 #[test]
+fn a_file_that_waits_is_counted_once_wherever_it_is() {
+    const FILES: u64 = 3000;
+    let running = Running::start(|spool, _| {
+        for number in 0..FILES {
+            fs::write(spool.join(format!("f{number:04}")), "x").unwrap();
+        }
+    });
+    running.until("all of them wait", |it| it.counters.queued(&it.ready) == FILES);
+    for taken in 0..FILES {
+        assert!(running.counters.queued(&running.ready) + taken <= FILES, "counted twice");
+        running.take();
+    }
+    running.until("none waits", |it| it.counters.queued(&it.ready) == 0);
+}
+
+#[test]
 fn retry_comes_back_and_gone_does_not() {
     let running = Running::start(|spool, _| fs::write(spool.join("a"), "x").unwrap());
     let ready = running.take();
