@@ -73,7 +73,7 @@ pub struct PartitionView {
     pub settled: i64,
     /// The reader stands at the end.
     pub at_end: bool,
-    /// A task has a record of it in its hands: this side is what it waits for.
+    /// A task has a record of it in its hands, or waits for the committer behind one: this side is what it waits for.
     pub in_hands: bool,
 }
 
