@@ -62,6 +62,32 @@ fn behind_a_link_of_more_than_a_second_files_arrive_and_both_daemons_stop_in_tim
 }
 
 #[test]
+fn behind_a_link_on_which_the_first_look_tells_no_id_the_start_is_kept() {
+    let link = Link::borrow();
+    let rig = Rig::at("late-id", &link.address().to_string());
+    link.broker().create_topic(&rig.topic, 1, &[]);
+    rig.source(67).write("old", 1_000);
+    rig.upload_once(&[]);
+    // The first look has time for the partitions, and not for the id.
+    link.set(Weather { delay: Duration::from_millis(240), ..Weather::default() });
+    let latest = ["--set", "start=latest"];
+    let mut down = rig.downloader(&latest);
+    down.wait_for_line("Downloader successfully started", LONG);
+    rig.source(68).write("new", 1_000);
+    rig.upload_once(&[]);
+    down.wait_for_line("new: delivered, ", LONG);
+    down.terminate();
+    assert_eq!(down.wait_exit(STOP), 0);
+    // Now the first look tells it.
+    link.set(Weather::default());
+    let down = rig.downloader(&latest);
+    rig.source(69).write("after", 1_000);
+    rig.upload_once(&[]);
+    down.wait_for_line("after: delivered, ", LONG);
+    assert_eq!(count(&rig.output), 2, "what was there before the first start is not wanted");
+}
+
+#[test]
 fn a_cluster_that_loses_one_broker_or_two_loses_no_file() {
     assert_clean("cluster-kill", 50, 1);
     assert_clean("cluster-freeze", 51, 1);

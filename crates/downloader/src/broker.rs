@@ -30,6 +30,8 @@ const WAY_QUESTIONS: usize = 10;
 const STILL_LOOKS: u32 = 3;
 /// …and the time before each.
 const STILL_PAUSE: Duration = Duration::from_secs(2);
+/// Looks that may tell no id before nothing is read yet: behind a long link, or from a busy broker, the first does not tell it in time.
+const FIRST_LOOKS: u32 = 4;
 /// First wait after a failed question; doubled each time…
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// …up to this.
@@ -62,6 +64,38 @@ pub enum OfTopic<T> {
 pub fn is_other(before: &TopicInfo, now: &TopicInfo) -> bool {
     let other_id = now.topic_id.is_some() && now.topic_id != before.topic_id;
     other_id || now.partitions != before.partitions
+}
+
+/// What hangs on the topic's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdNeed {
+    /// It was told before: without it another topic of the same name could be read from the middle.
+    Known,
+    /// Nothing was read yet. The place that is chosen without it is given away when it is told later, for the topic may be another one
+    /// by then; so it is asked for so many times more, and no more: an old broker never tells it.
+    First(Cell<u32>),
+    /// It was never told, and much may have been read without it.
+    Without,
+}
+
+impl IdNeed {
+    /// For a ledger that remembers an id, or has begun.
+    pub fn new(is_known: bool, has_begun: bool) -> IdNeed {
+        match (is_known, has_begun) {
+            (true, _) => IdNeed::Known,
+            (false, false) => IdNeed::First(Cell::new(FIRST_LOOKS - 1)),
+            (false, true) => IdNeed::Without,
+        }
+    }
+
+    /// Whether another look is to tell the id, after one that did not.
+    fn asks_again(&self) -> bool {
+        match self {
+            IdNeed::Known => true,
+            IdNeed::First(left) => left.replace(left.get().saturating_sub(1)) > 0,
+            IdNeed::Without => false,
+        }
+    }
 }
 
 /// The broker, as far as questions about the topic go.
@@ -155,19 +189,18 @@ impl Broker {
         });
     }
 
-    /// One look that must tell the topic's id, when it was told before: without it another topic of the same name
-    /// could be read from the middle.
-    pub fn look_up_with_id(&self, needs_id: bool) -> Option<TopicInfo> {
+    /// One look; `None` also when it must tell the topic's id, and does not.
+    pub fn look_up_with_id(&self, need: &IdNeed) -> Option<TopicInfo> {
         let topic = self.look_up()?;
-        if needs_id && topic.topic_id.is_none() {
-            // It is asked for in a part of the time.
-            self.ask_longer();
-            if self.throttle.allow("id").is_some() {
-                warn!("the broker does not tell the topic's id, which it told before; asking again");
-            }
-            return None;
+        if topic.topic_id.is_some() || !need.asks_again() {
+            return Some(topic);
         }
-        Some(topic)
+        // It is asked for in a part of the time.
+        self.ask_longer();
+        if matches!(need, IdNeed::Known) && self.throttle.allow("id").is_some() {
+            warn!("the broker does not tell the topic's id, which it told before; asking again");
+        }
+        None
     }
 
     /// Looks again and again, for some seconds: whether the topic is what it was. False also when the daemon shall end.
@@ -300,5 +333,21 @@ impl Broker {
             let command = self.settings.create_command();
             warn!("topic {topic} does not exist: waiting for it; create it with: {command}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_asked_for_again_where_a_place_hangs_on_it_and_not_for_ever_where_none_was_told() {
+        let asked = |is_known, has_begun| {
+            let need = IdNeed::new(is_known, has_begun);
+            (0..100).take_while(|_| need.asks_again()).count()
+        };
+        assert_eq!((asked(true, true), asked(true, false)), (100, 100));
+        assert_eq!(asked(false, false), FIRST_LOOKS as usize - 1);
+        assert_eq!(asked(false, true), 0);
     }
 }

@@ -17,6 +17,7 @@ use crate::landing;
 use crate::merge::{Batch, Closing, Completed, Ending, Published};
 use crate::publish::{Outcome, SYNCFS_FROM, barrier_of_names, publish, say_delivered, say_ending};
 use crate::shared::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, Failure, Shared};
+use crate::slots::no_partial;
 use crate::store::{Delivered, Intent, Store};
 use crate::task::attributes;
 use daemon::status::Stage;
@@ -212,7 +213,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         }
         self.finish_files(&mut taken.batch).map_err(disk("finishing files"))?;
         if !mutation::is(Mutation::LedgerBeforeBarrier) {
-            self.barrier(&taken.batch).map_err(disk("flushing file content and names"))?;
+            self.barrier(&mut taken.batch).map_err(disk("flushing file content and names"))?;
         }
         self.publish_all(taken)?;
         let goes_on = self.shared.merger().complete_waiting() > 0 && !self.shared.stopping();
@@ -245,8 +246,8 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     /// A flush begins that takes the content of this batch, and the names of all that was renamed so far.
-    fn begin_flush(&mut self, taken: Taken) -> io::Result<()> {
-        self.check_partials(&taken.batch)?;
+    fn begin_flush(&mut self, mut taken: Taken) -> io::Result<()> {
+        self.check_partials(&mut taken.batch)?;
         let names = self.renamed.take();
         self.ahead = Some(Ahead { taken, flush: self.shared.slots.store().begin_flush(), names });
         Ok(())
@@ -273,7 +274,7 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         let recorded = self.delivered.len();
         self.store.record(&batch, &intents, &self.delivered).map_err(Failure::Ledger)?;
         if mutation::is(Mutation::LedgerBeforeBarrier) {
-            self.barrier(&batch).map_err(disk("flushing file content and names"))?;
+            self.barrier(&mut batch).map_err(disk("flushing file content and names"))?;
         }
         self.delivered.drain(..recorded);
         self.shared.merger().recorded(&batch);
@@ -311,11 +312,13 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     fn partial_of(&self, header: &Header) -> io::Result<Arc<D::Partial>> {
-        self.shared.slots.existing(header.transfer, header.attempt)
+        // A file that is complete takes no newer attempt.
+        let partial = self.shared.slots.existing(header.transfer, header.attempt)?;
+        partial.ok_or_else(|| no_partial(header.transfer))
     }
 
     /// The content of this batch, and the names of the one before it, which are delivered with that.
-    fn barrier(&mut self, batch: &Batch) -> io::Result<()> {
+    fn barrier(&mut self, batch: &mut Batch) -> io::Result<()> {
         if mutation::is(Mutation::ContentBarrierDropped) {
             return self.end_names();
         }
@@ -334,22 +337,23 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
         Ok(())
     }
 
-    fn behind_barrier(&self, batch: &Batch) -> io::Result<()> {
-        let (finished, open) = written(batch);
-        if finished.is_empty() && open.is_empty() {
+    fn behind_barrier(&self, batch: &mut Batch) -> io::Result<()> {
+        let (finished, open) = (batch.finished().count(), batch.written().count());
+        if finished + open == 0 {
             return self.names_barrier();
         }
         let store = self.shared.slots.store();
         let names = self.renamed.as_ref().map_or(0, |renamed| renamed.touched.len());
-        if self.honest_syncfs && finished.len() + open.len() + names >= SYNCFS_FROM {
+        if self.honest_syncfs && finished + open + names >= SYNCFS_FROM {
             self.check_partials(batch)?;
             return store.syncfs();
         }
-        open.iter().try_for_each(|header| {
+        batch.leave_out_replaced(|header| {
             daemon::status::moved();
-            self.partial_of(header)?.fdatasync()
+            let partial = self.shared.slots.existing(header.transfer, header.attempt)?;
+            partial.map_or(Ok(false), |partial| partial.fdatasync().map(|()| true))
         })?;
-        finished.iter().try_for_each(|header| {
+        batch.finished().try_for_each(|header| {
             daemon::status::moved();
             self.partial_of(header)?.fsync()
         })?;
@@ -360,10 +364,12 @@ impl<'a, D: Disk, O: Offsets> Committer<'a, D, O> {
     }
 
     /// A flush of the filesystem says nothing about a partial that is not there.
-    fn check_partials(&self, batch: &Batch) -> io::Result<()> {
-        let (finished, open) = written(batch);
-        let mut all = finished.into_iter().chain(open);
-        all.try_for_each(|header| self.shared.slots.check(header.transfer, header.attempt))
+    fn check_partials(&self, batch: &mut Batch) -> io::Result<()> {
+        let counts = |header: &Header| self.shared.slots.counts(header.transfer, header.attempt);
+        batch.leave_out_replaced(counts)?;
+        batch
+            .finished()
+            .try_for_each(|header| counts(header)?.then_some(()).ok_or_else(|| no_partial(header.transfer)))
     }
 
     /// The names of the files that were renamed.
@@ -509,13 +515,6 @@ impl Taken {
     }
 }
 
-/// What has bytes that no barrier stands behind: finished files, and open ones.
-fn written(batch: &Batch) -> (Vec<&Header>, Vec<&Header>) {
-    let finished = batch.completed.iter().filter(|file| !file.durable);
-    let open = batch.transfers.iter().filter(|state| state.has_new_bytes);
-    (finished.map(|file| &file.header).collect(), open.map(|state| &state.header).collect())
-}
-
 /// What an error of the disk in this step means for the run.
 fn disk(what: &'static str) -> impl Fn(io::Error) -> Failure {
     move |error| match error.kind() {
@@ -523,3 +522,6 @@ fn disk(what: &'static str) -> impl Fn(io::Error) -> Failure {
         _ => Failure::Disk(what.to_owned(), error),
     }
 }
+
+#[cfg(test)]
+mod tests;

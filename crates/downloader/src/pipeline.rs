@@ -4,7 +4,7 @@
 //! the next one begins from the ledger. So there is one way to start, and it is exercised all the time.
 //! What must never happen here: reading on after a failed barrier; a run that reads fewer partitions than it commits.
 
-use crate::broker::{Broker, OfTopic, RIGHTS_TIMEOUT};
+use crate::broker::{Broker, IdNeed, OfTopic, RIGHTS_TIMEOUT};
 use crate::commit::{Committer, Placement};
 use crate::fetch;
 use crate::keeper::Keeper;
@@ -72,8 +72,10 @@ pub struct Environment<'a> {
 
 /// Runs once.
 pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output) -> Result<Ended, Stop> {
-    let needs_id = store.meta("topic_id").map_err(ledger_stop)?.is_some();
-    let look_up = |broker: &Broker| broker.look_up_with_id(needs_id);
+    let is_known = store.meta("topic_id").map_err(ledger_stop)?.is_some();
+    let has_begun = store.began_at_the_beginning().map_err(ledger_stop)?.is_some();
+    let need = IdNeed::new(is_known, has_begun);
+    let look_up = |broker: &Broker| broker.look_up_with_id(&need);
     let Some(topic) = environment.broker.wait_for(environment.context, look_up) else {
         return Ok(Ended::Done);
     };

@@ -8,6 +8,7 @@ use crate::disk::{Disk, Touched};
 use crate::merge::{Closing, Ending};
 use crate::shared::{Failure, Shared};
 use crate::store::{Intent, partial_name};
+use crate::task::held_back;
 use daemon::escape_name;
 use mutation::Mutation;
 use std::io;
@@ -87,8 +88,11 @@ fn sort_publication_error<D: Disk>(
             Some(Outcome::Refused)
         }
         _ => {
-            if shared.throttle.allow(("publish", name)).is_some() {
-                error!("{name}: cannot be put to {place} yet: {error}; trying again");
+            // By folder: thousands of files may wait for one, each with its own next attempt.
+            let folder = place.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if let Some(more) = shared.throttle.allow(("publish", folder)) {
+                let more = held_back(more);
+                error!("{name}: cannot be put to {place} yet: {error}; trying again{more}");
             }
             Some(Outcome::Later)
         }

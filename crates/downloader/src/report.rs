@@ -149,7 +149,7 @@ impl Report {
             size_bytes: view.size,
             chunks_done: view.chunks_done,
             chunks_total: view.chunks_total,
-            bytes_per_second: view.bytes_done.saturating_mul(1000) / view.age_ms.max(1),
+            bytes_per_second: view.bytes_per_second,
         };
         let partition = |view: crate::merge::PartitionView| {
             let known = highs.iter().find(|(number, _)| *number == view.partition).map(|(_, high)| *high);

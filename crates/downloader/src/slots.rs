@@ -189,28 +189,30 @@ impl<D: Disk> Slots<D> {
         Ok(partial)
     }
 
-    /// Whether the partial of an attempt that has bytes is known.
+    /// Whether the partial of an attempt that has bytes counts still; it does not when a newer attempt has taken its place.
     ///
     /// # Errors
-    /// When it is not: its bytes could not be put behind a barrier.
-    pub fn check(&self, id: TransferId, attempt: Attempt) -> io::Result<()> {
-        let known = crate::lock(&self.map).get(&id).is_some_and(|(known, _)| *known == attempt);
-        known.then_some(()).ok_or_else(|| no_partial(id))
+    /// When it is not known: its bytes could not be put behind a barrier.
+    pub fn counts(&self, id: TransferId, attempt: Attempt) -> io::Result<bool> {
+        Ok(self.slot_of(id, attempt)?.is_some())
     }
 
-    /// The partial of an attempt that has bytes.
+    /// The partial of an attempt that has bytes; `None` when a newer attempt has taken its place.
     ///
     /// # Errors
     /// When there is none: its bytes could not be put behind a barrier.
-    pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Arc<D::Partial>> {
-        let slot = {
-            let map = crate::lock(&self.map);
-            let (_, slot) =
-                map.get(&id).filter(|(known, _)| *known == attempt).ok_or_else(|| no_partial(id))?;
-            Arc::clone(slot)
-        };
+    pub fn existing(&self, id: TransferId, attempt: Attempt) -> io::Result<Option<Arc<D::Partial>>> {
+        let Some(slot) = self.slot_of(id, attempt)? else { return Ok(None) };
         let mut file = crate::lock(&slot.file);
-        self.opened_or_parked(&slot, &mut file)?.ok_or_else(|| no_partial(id))
+        self.opened_or_parked(&slot, &mut file)?.map(Some).ok_or_else(|| no_partial(id))
+    }
+
+    fn slot_of(&self, id: TransferId, attempt: Attempt) -> io::Result<Option<Arc<Slot<D::Partial>>>> {
+        match crate::lock(&self.map).get(&id) {
+            Some((known, slot)) if *known == attempt => Ok(Some(Arc::clone(slot))),
+            Some((known, _)) if *known > attempt => Ok(None),
+            _ => Err(no_partial(id)),
+        }
     }
 
     fn opened_or_parked(
@@ -272,6 +274,7 @@ fn close<P>(slot: &Slot<P>, how: File<P>) {
     }
 }
 
-fn no_partial(id: TransferId) -> io::Error {
+/// No partial where there must be one.
+pub fn no_partial(id: TransferId) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no partial of transfer {id}"))
 }

@@ -4,7 +4,7 @@
 //! Pure: the housekeeping tells it what it sees, it says what to do. A damaged length in a broker's file looks like this, and
 //! so does a client that lost its way: so first a new client asks, then a person is called. Nothing is skipped here: a broker
 //! that cannot give a record now may be able to later. What must never happen here: an alarm for a partition that is at its
-//! end, or that waits for this side (disk, open files, the search for the end of a batch).
+//! end, or that waits for this side (disk, open files, the committer, the search for the end of a batch).
 
 use crate::merge::PartitionView;
 use std::collections::BTreeMap;

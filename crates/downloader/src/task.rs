@@ -227,8 +227,13 @@ impl Handling {
                 after_write(shared, &taken.record, self.place, bytes);
                 Turn::Next
             }
-            Stage::Committer if shared.merger().unfinished() >= COMPLETE_WAITING_MAX => Turn::Wait(POLL),
-            Stage::Committer => Turn::Done,
+            Stage::Committer => {
+                let mut merger = shared.merger();
+                let is_full = merger.unfinished() >= COMPLETE_WAITING_MAX;
+                // A reader that waits here must not be taken for one to which the broker gives nothing.
+                merger.waits_for_committer(self.place.partition, is_full);
+                if is_full { Turn::Wait(POLL) } else { Turn::Done }
+            }
         }
     }
 
@@ -386,7 +391,7 @@ fn say_skipped<D: Disk>(shared: &Shared<D>, place: Place, header: &Header, why: 
 }
 
 /// What a line says of those like it that were not written.
-fn held_back(more: u64) -> String {
+pub fn held_back(more: u64) -> String {
     if more > 0 { format!(" ({more} more since the last such line)") } else { String::new() }
 }
 

@@ -6,6 +6,7 @@
 use super::{Merger, Refusal, StreamKey};
 use mutation::Mutation;
 use protocol::{Digest, Header, Name, Subtree, TransferId};
+use std::collections::HashSet;
 
 /// How a file that is not delivered ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +149,35 @@ impl Batch {
             && self.skipped.is_empty()
             && self.forgotten.is_empty()
             && self.epochs.is_none()
+    }
+
+    /// Finished files that have bytes that no barrier stands behind.
+    pub fn finished(&self) -> impl Iterator<Item = &Header> {
+        self.completed.iter().filter(|file| !file.durable).map(|file| &file.header)
+    }
+
+    /// Open files that have such bytes.
+    pub fn written(&self) -> impl Iterator<Item = &Header> {
+        self.transfers.iter().filter(|state| state.has_new_bytes).map(|state| &state.header)
+    }
+
+    /// Takes out the open files of which `counts` says that a newer attempt has their place by now.
+    ///
+    /// What is staged may pass their records all the same: they are worth nothing beside a newer attempt, and the first record of that
+    /// came after the batch was taken, so it lies at or above what the batch stages of its partition, and is read again after a crash.
+    /// The next full batch has the newer attempt.
+    pub fn leave_out_replaced<E>(
+        &mut self,
+        mut counts: impl FnMut(&Header) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let mut replaced = HashSet::new();
+        for header in self.written() {
+            if !counts(header)? {
+                replaced.insert(header.transfer);
+            }
+        }
+        self.transfers.retain(|state| !replaced.contains(&state.header.transfer));
+        Ok(())
     }
 }
 

@@ -156,7 +156,7 @@ struct Partition {
     at_end: bool,
     /// The reader holds a record back.
     held: bool,
-    /// A task has a record of it in its hands.
+    /// A task has a record of it in its hands, or waits for the committer behind one.
     in_hands: bool,
 }
 
@@ -508,6 +508,13 @@ impl Merger {
         if let Some(state) = self.partitions.get_mut(&partition) {
             state.received = state.received.max(next);
             (state.at_end, state.in_hands) = (false, false);
+        }
+    }
+
+    /// The reader of this partition has handled its record and waits for the committer, or does not any more.
+    pub fn waits_for_committer(&mut self, partition: i32, waits: bool) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.in_hands = waits;
         }
     }
 

@@ -47,6 +47,7 @@ impl Merger {
         let id = transfer.header.transfer;
         transfer.dirty = false;
         transfer.dirty_bytes = 0;
+        transfer.bytes_before = transfer.bytes_written();
         self.open.insert(id, transfer);
         self.finish_if_all_there(id);
     }

@@ -73,7 +73,7 @@ pub struct PartitionView {
     pub settled: i64,
     /// The reader stands at the end.
     pub at_end: bool,
-    /// A task has a record of it in its hands: this side is what it waits for.
+    /// A task has a record of it in its hands, or waits for the committer behind one: this side is what it waits for.
     pub in_hands: bool,
 }
 
@@ -88,10 +88,8 @@ pub struct TransferView {
     pub chunks_done: u64,
     /// Chunks in all.
     pub chunks_total: u64,
-    /// Bytes here.
-    pub bytes_done: u64,
-    /// Milliseconds since its first record.
-    pub age_ms: u64,
+    /// Bytes per second since its first record, or since it was taken up at the start of the run.
+    pub bytes_per_second: u64,
 }
 
 impl Merger {
@@ -116,13 +114,16 @@ impl Merger {
 
     /// Up to `limit` files under way, the largest first, and how many there are in all.
     pub fn transfers(&self, now_ms: u64, limit: usize) -> (Vec<TransferView>, usize) {
+        let rate = |transfer: &Transfer| {
+            let bytes = transfer.bytes_written().saturating_sub(transfer.bytes_before);
+            bytes.saturating_mul(1000) / now_ms.saturating_sub(transfer.first_ms).max(1)
+        };
         let view = |transfer: &Transfer| TransferView {
             path: transfer.header.file.path.as_bytes().to_vec(),
             size: transfer.header.file.size,
             chunks_done: transfer.chunks.count(),
             chunks_total: transfer.header.chunk_count(),
-            bytes_done: transfer.bytes_written(),
-            age_ms: now_ms.saturating_sub(transfer.first_ms),
+            bytes_per_second: rate(transfer),
         };
         let mut views: Vec<TransferView> = self.open.values().filter(|t| !t.ended).map(view).collect();
         let all = views.len();
@@ -157,5 +158,30 @@ impl Merger {
             !t.complete && !t.ended && (header.partition_count > partition || header.partition_count == 1)
         };
         self.open.values().filter(waits).map(|t| t.header.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{at, chunk, header, limits};
+    use super::super::{Transfer, Verdict};
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_file_that_was_taken_up_counts_what_came_since() {
+        let mut taken_up = Transfer::new(header(0, 0, 100 * 1024), 0);
+        (0..99).for_each(|index| taken_up.add_chunk(index, 1024, &[]));
+        let mut merger = Merger::new(limits(), &[(0, 7)], true);
+        merger.restore_transfer(taken_up);
+        let view = |merger: &Merger, now_ms| merger.transfers(now_ms, 1).0.remove(0);
+        let now = view(&merger, 2000);
+        assert_eq!((now.chunks_done, now.bytes_per_second), (99, 0), "nothing came yet");
+
+        let mut record = chunk(header(0, 0, 100 * 1024));
+        let protocol::Body::Chunk { index, .. } = &mut record.body else { panic!("a chunk") };
+        *index = 99;
+        let Verdict::Write(ticket) = merger.offer(at(0, 7), &record, 2000) else { panic!("not wanted") };
+        merger.written(&ticket, 1024, &[]);
+        assert_eq!(view(&merger, 2000).bytes_per_second, 512);
     }
 }

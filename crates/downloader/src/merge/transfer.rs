@@ -33,8 +33,10 @@ pub struct Transfer {
     pub ended: bool,
     /// Nothing came for `stalled_after`: no longer counted against limits or offsets.
     pub stalled: bool,
-    /// Milliseconds (of the caller's clock) at the first and the last record.
+    /// Milliseconds (of the caller's clock) at the first record, or 0 for what was taken up at the start of the run, and at the last.
     pub first_ms: u64,
+    /// Bytes that were taken up with it: the time for them was an earlier run's.
+    pub bytes_before: u64,
     /// See `first_ms`.
     pub last_ms: u64,
     /// Something changed since the last checkpoint.
@@ -59,6 +61,7 @@ impl Transfer {
             ended: false,
             stalled: false,
             first_ms: now_ms,
+            bytes_before: 0,
             last_ms: now_ms,
             dirty: true,
             dirty_bytes: 0,

@@ -8,6 +8,7 @@ use crate::merge::fixtures::{header, limits};
 use crate::output::PARTIALS_ID_FILE;
 use crate::positions::Decision;
 use crate::recover::{Begun, Terms, begin};
+use crate::standing::{STANDING, Standing};
 use crate::store::Store;
 use daemon::status::metric::Counter;
 use daemon::{Clock, DiskReserve, SetClock};
@@ -16,6 +17,7 @@ use kafka::Position;
 use protocol::{encode, subtrees};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 struct Nobody;
 
@@ -110,4 +112,35 @@ fn a_partial_made_while_its_file_ends_is_removed() {
     committer.turn();
     assert_eq!(partials(), 0);
     assert!(shared.take_failure().is_none());
+}
+
+#[test]
+fn a_reader_that_waits_for_the_committer_is_no_standing() {
+    let output = tempfile::tempdir().unwrap();
+    let (mut store, placement) = (Store::open(Path::new(":memory:")).unwrap(), placement());
+    let shared = first_run(output.path(), &mut store, &placement, &Arc::default()).shared;
+    for number in 1..=COMPLETE_WAITING_MAX as u64 {
+        shared.merger().reopen_complete(header(number, 0, 0), [0; 32], &[]);
+    }
+    let whole = encode(&Record { header: header(0, 0, 0), body: Body::Abort });
+    let whole = take_in(&shared, place(0), &whole).unwrap();
+    let mut handling = Handling::new(place(0));
+    assert_eq!(handling.turn(&shared, &whole), Turn::Next, "it is handled");
+    assert_eq!(handling.turn(&shared, &whole), Turn::Wait(POLL), "and the reader waits");
+
+    let (mut standing, start) = (Standing::default(), Instant::now());
+    let mut look = |seconds| {
+        let now = start + Duration::from_secs(seconds);
+        let views = shared.merger().partitions();
+        standing.look(now, &views[..1], false, |_| false).1
+    };
+    let minute = STANDING.as_secs();
+    assert!((0..=minute).all(|second| !look(second)), "nobody reads, so nothing can come");
+
+    for number in 1..=2 {
+        let id = header(number, 0, 0).transfer;
+        shared.merger().published(id, &crate::merge::Published::Refused);
+    }
+    assert_eq!(handling.turn(&shared, &whole), Turn::Done);
+    assert!((minute + 1..=3 * minute).any(look), "from now on the broker is waited for");
 }
