@@ -12,7 +12,7 @@ use super::link;
 use crate::measure::{GIB, Usage, settle_disk};
 use crate::place::{DELIVERED, Place, STARTED, UPLOADED, await_files};
 use crate::plot::{Curve, draw};
-use crate::table::{Line, Target};
+use crate::table::{Line, Target, significant};
 
 const MIB: f64 = 1_048_576.0;
 const CHUNK: u64 = 1_032_192;
@@ -21,10 +21,11 @@ const CAPPED_CHUNKS: u64 = 8;
 /// Bytes that many uploaders send together.
 const SHARED_BYTES: u64 = 256_000_000;
 
-/// One line for a curve: its first and last figure, and the power with which it grows.
+/// One line for a curve: its first and last figure, which its ratio is of, and the power with which it grows.
 fn line(what: &str, unit: &str, curve: &Curve, target: Target) -> Line {
     let show = |point: Option<&(f64, f64)>| {
-        point.map_or_else(String::new, |(number, value)| format!("{value:.1} {unit} at {number}"))
+        point
+            .map_or_else(String::new, |(number, value)| format!("{} {unit} at {number}", significant(*value)))
     };
     Line {
         what: format!("{what}: {}", curve.name),
@@ -148,15 +149,15 @@ impl Costs {
     fn push(&mut self, number: f64, both: &Both, units: f64) {
         for (index, usage) in [both.up, both.down].iter().enumerate() {
             self.memory[index].points.push((number, usage.peak as f64 / MIB));
-            self.time[index].points.push((number, usage.cpu() / units));
+            self.time[index].points.push((number, usage.exact_cpu() / units));
         }
         println!(
             "  {number}: uploader {:.0} MiB, {:.3} {}; downloader {:.0} MiB, {:.3}",
             both.up.peak as f64 / MIB,
-            both.up.cpu() / units,
+            both.up.exact_cpu() / units,
             self.per,
             both.down.peak as f64 / MIB,
-            both.down.cpu() / units
+            both.down.exact_cpu() / units
         );
     }
 
@@ -228,7 +229,7 @@ pub(crate) fn uploaders(place: &Place) -> Result<Vec<Line>> {
     let (mut time, mut memory) = (Curve::new("uploaders together"), Curve::new("each uploader"));
     for number in [1, 4, 16, 64] {
         let (took, usages) = many_uploaders(place, number)?;
-        let cpu = usages.iter().map(Usage::cpu).sum::<f64>() / (SHARED_BYTES as f64 / GIB);
+        let cpu = usages.iter().map(Usage::exact_cpu).sum::<f64>() / (SHARED_BYTES as f64 / GIB);
         let peak = usages.iter().map(|usage| usage.peak as f64 / MIB).fold(0.0, f64::max);
         let per_second = SHARED_BYTES as f64 / 1e6 / took;
         println!("  {number} uploader(s): {per_second:.0} MB/s, {cpu:.2} CPU s/GiB, {peak:.0} MiB at most");
