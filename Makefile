@@ -17,7 +17,7 @@ help:
 	@echo "             (ONLY=NAME,... TIMES=N runs these so often; FULL=1 each as often as docs/reliability.md wants; SEED=S)"
 	@echo "make fuzz    hostile bytes for everything that reads them, RUNS=10000000 inputs per target (TARGET=NAME for one)"
 	@echo "make bench   product and bare client in turn, and the table against the targets (docs/performance.md); for a quiet machine"
-	@echo "             (ONLY=ROW,... PAIRS=5 SIZE=2GB PLOTS=docs; streamsend-bench --help has more)"
+	@echo "             (ONLY=ROW,... PAIRS=5 SIZE=2GB LARGE=10GB PLOTS=docs; streamsend-bench --help has more)"
 	@echo "make bench-guard  instructions of the pure cores against the recorded ones (part of make test; STREAMSEND_BLESS=1 renews them)"
 	@echo "make lint    formatting, clippy, documentation, house rules"
 	@echo "make build   release binaries in $(BUILD)/release"
@@ -41,7 +41,8 @@ soak: tools kafka
 
 bench: tools kafka
 	$(CARGO) build --release --locked --package streamsend --package testkit --bins
-	@exec $(BUILD)/release/streamsend-bench $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) $(if $(PLOTS),--plots $(PLOTS))
+	@exec $(BUILD)/release/streamsend-bench $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(LARGE),--large $(LARGE)) $(if $(PLOTS),--plots $(PLOTS))
 
 bench-guard: tools
 	$(CARGO) build --release --locked --package guard

@@ -73,6 +73,18 @@ pub fn rate(all: &[Appended]) -> f64 {
     if last > first { bytes as f64 * 1e3 / (last - first) as f64 } else { 0.0 }
 }
 
+/// The records of one partition as a share of what a rate of `rate` bytes a second allows from the first of them to the last, both
+/// counted: the rate over that time, what a sender may make good of a delay of `catch_up_ms` before the first, and one record, since
+/// the first one has no time before it. Above 1 the rate was not kept; 0 of nothing.
+pub fn share_of_allowed(all: &[Appended], rate: u64, catch_up_ms: i64) -> f64 {
+    let first = all.iter().map(|record| record.at_ms).min().unwrap_or(0);
+    let last = all.iter().map(|record| record.at_ms).max().unwrap_or(0);
+    let largest = all.iter().map(|record| record.bytes).max().unwrap_or(0);
+    let bytes: u64 = all.iter().map(|record| record.bytes).sum();
+    let allowed = rate as f64 * (last - first + catch_up_ms) as f64 / 1e3 + largest as f64;
+    if bytes > 0 { bytes as f64 / allowed } else { 0.0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +106,21 @@ mod tests {
     fn a_rate_is_bytes_over_the_time_they_took() {
         assert!((rate(&at(&[0, 1000, 2000])) - 10.0).abs() < 1e-9);
         assert!(rate(&at(&[7])).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_a_rate_allows_is_met_exactly_and_a_little_more_is_seen() {
+        // Records of 10 bytes at 10 bytes a second: one a second, from the first on.
+        let second = |number: i64| number * 1_000;
+        let even: Vec<i64> = (0..60).map(second).collect();
+        assert!((share_of_allowed(&at(&even), 10, 0) - 1.0).abs() < 1e-9);
+        // The first one 100 ms late, and the delay made good.
+        let late: Vec<i64> = (0..60).map(|number| second(number).max(100)).collect();
+        assert!(share_of_allowed(&at(&late), 10, 0) > 1.0);
+        assert!(share_of_allowed(&at(&late), 10, 100) <= 1.0);
+        // Half a percent faster than the rate, which no rounding to hundredths would show.
+        let fast: Vec<i64> = even.iter().map(|at| at * 995 / 1_000).collect();
+        assert!(share_of_allowed(&at(&fast), 10, 100) > 1.0);
+        assert!(share_of_allowed(&[], 10, 100).abs() < 1e-9);
     }
 }

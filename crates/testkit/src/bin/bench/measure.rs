@@ -19,9 +19,14 @@ pub(crate) struct Usage {
     pub user: f64,
     /// Processor seconds in the kernel.
     pub system: f64,
+    /// Processor seconds of the threads that live, to the nanosecond.
+    pub living: f64,
     /// Most memory it ever held, bytes.
     pub peak: u64,
 }
+
+/// Processor seconds by which the two counts of the same work may differ without a thread that ended: a hundredth cut off of each sort, at both ends.
+const COARSE: f64 = 0.04;
 
 impl Usage {
     /// Of a live process.
@@ -34,17 +39,34 @@ impl Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
         let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
-        Ok(Usage { user: ticks(11)? / per_second, system: ticks(12)? / per_second, peak: peak * 1024 })
+        let living = exact_cpu(pid)?.as_secs_f64();
+        Ok(Usage {
+            user: ticks(11)? / per_second,
+            system: ticks(12)? / per_second,
+            living,
+            peak: peak * 1024,
+        })
     }
 
     /// The same without the processor time that was spent before, as a start belongs to no file.
     pub fn since(self, before: Usage) -> Usage {
-        Usage { user: self.user - before.user, system: self.system - before.system, peak: self.peak }
+        Usage {
+            user: self.user - before.user,
+            system: self.system - before.system,
+            living: self.living - before.living,
+            peak: self.peak,
+        }
     }
 
     /// Both sorts of processor seconds.
     pub fn cpu(&self) -> f64 {
         self.user + self.system
+    }
+
+    /// The same for work that may be less than a hundredth of a second, the step in which the kernel tells it of a whole process. Of its threads
+    /// it tells nanoseconds, as long as they live: where a thread ended on the way, the coarse count is the one that has all.
+    pub fn exact_cpu(&self) -> f64 {
+        if self.cpu() > self.living + COARSE { self.cpu() } else { self.living }
     }
 }
 

@@ -26,14 +26,9 @@ impl Curve {
         Curve { name: name.into(), points: Vec::new() }
     }
 
-    /// The points above zero: processor time is counted in hundredths of a second, and may be less than one.
-    fn above_zero(&self) -> impl Iterator<Item = &(f64, f64)> {
-        self.points.iter().filter(|point| point.1 > 0.0)
-    }
-
     /// The power of the number with which it grows: 1 is linear, 0 is flat. The slope of the straight line through the logarithms.
     pub fn power(&self) -> f64 {
-        let logs: Vec<(f64, f64)> = self.above_zero().map(|(x, y)| (x.ln(), y.ln())).collect();
+        let logs: Vec<(f64, f64)> = self.points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
         let count = logs.len() as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / count;
         let (x, y) = (mean(|log| log.0), mean(|log| log.1));
@@ -43,7 +38,7 @@ impl Curve {
 
     /// The last figure by the first.
     pub fn ratio(&self) -> f64 {
-        match (self.above_zero().next(), self.above_zero().last()) {
+        match (self.points.first(), self.points.last()) {
             (Some(first), Some(last)) => last.1 / first.1,
             _ => f64::NAN,
         }
@@ -78,7 +73,11 @@ pub(crate) fn draw(
         .x_desc(axes.0)
         .y_desc(axes.1)
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| if *y < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") })
+        .y_label_formatter(&|y| match most(|point| point.1) {
+            top if top < 1.0 => format!("{y:.2}"),
+            top if top < 20.0 => format!("{y:.1}"),
+            _ => format!("{y:.0}"),
+        })
         .draw()
         .map_err(|error| failed(&error))?;
     for (curve, colour) in curves.iter().zip(COLOURS.into_iter().cycle()) {

@@ -70,6 +70,12 @@ pub(crate) fn markdown(lines: &[Line]) -> String {
     text
 }
 
+/// With three digits that count, however small it is.
+pub(crate) fn significant(value: f64) -> String {
+    let decimals = if value.abs() > 0.0 { (2.0 - value.abs().log10().floor()).clamp(0.0, 12.0) } else { 0.0 };
+    format!("{value:.*}", decimals as usize)
+}
+
 /// Machine, versions, and whether others are at work on it.
 pub(crate) fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

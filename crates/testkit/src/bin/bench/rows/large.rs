@@ -303,5 +303,10 @@ fn bare_both(place: &Place, file: &Path, size: u64, (up, down): (&[String], &[St
 }
 
 fn together(a: Usage, b: Usage) -> Usage {
-    Usage { user: a.user + b.user, system: a.system + b.system, peak: a.peak.max(b.peak) }
+    Usage {
+        user: a.user + b.user,
+        system: a.system + b.system,
+        living: a.living + b.living,
+        peak: a.peak.max(b.peak),
+    }
 }

@@ -5,6 +5,7 @@
 mod large;
 mod link;
 mod memory;
+mod open;
 mod pace;
 mod scale;
 mod single;
@@ -59,8 +60,8 @@ pub(crate) static ALL: &[Row] = &[
     },
     Row {
         name: "scale-open",
-        what: "memory and processor time over transfers at the same time",
-        run: scale::costs_of_open,
+        what: "memory and processor time over transfers that are open at the same time",
+        run: open::costs,
     },
     Row { name: "scale-uploaders", what: "1 to 64 uploaders into one topic", run: scale::uploaders },
     Row { name: "scale-brokers", what: "one broker against three with three copies", run: scale::brokers },

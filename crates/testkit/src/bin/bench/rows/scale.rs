@@ -1,4 +1,5 @@
-//! How speed, memory and processor time grow with the number of partitions, files, open transfers, uploaders and brokers.
+//! How speed, memory and processor time grow with the number of partitions, files, uploaders and brokers; `open` has the open
+//! transfers.
 //!
 //! What must never happen here: a point for work that was not done, or a curve whose points differ in more than the number.
 
@@ -12,7 +13,7 @@ use super::link;
 use crate::measure::{GIB, Usage, settle_disk};
 use crate::place::{DELIVERED, Place, STARTED, UPLOADED, await_files};
 use crate::plot::{Curve, draw};
-use crate::table::{Line, Target};
+use crate::table::{Line, Target, significant};
 
 const MIB: f64 = 1_048_576.0;
 const CHUNK: u64 = 1_032_192;
@@ -21,10 +22,11 @@ const CAPPED_CHUNKS: u64 = 8;
 /// Bytes that many uploaders send together.
 const SHARED_BYTES: u64 = 256_000_000;
 
-/// One line for a curve: its first and last figure, and the power with which it grows.
-fn line(what: &str, unit: &str, curve: &Curve, target: Target) -> Line {
+/// One line for a curve: its first and last figure, which its ratio is of, and the power with which it grows.
+pub(super) fn line(what: &str, unit: &str, curve: &Curve, target: Target) -> Line {
     let show = |point: Option<&(f64, f64)>| {
-        point.map_or_else(String::new, |(number, value)| format!("{value:.1} {unit} at {number}"))
+        point
+            .map_or_else(String::new, |(number, value)| format!("{} {unit} at {number}", significant(*value)))
     };
     Line {
         what: format!("{what}: {}", curve.name),
@@ -38,7 +40,7 @@ fn line(what: &str, unit: &str, curve: &Curve, target: Target) -> Line {
     }
 }
 
-fn draw_if_wanted(
+pub(super) fn draw_if_wanted(
     place: &Place,
     name: &str,
     title: &str,
@@ -116,11 +118,10 @@ fn through(
     place: &Place,
     partitions: i32,
     files: u64,
-    more: &[&str],
     fill: impl FnOnce(&Rig) -> Result<()>,
 ) -> Result<Both> {
     let round = place.round(partitions);
-    let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(more));
+    let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(&[]));
     let before = (Usage::of(uploader.pid())?, Usage::of(downloader.pid())?);
     fill(&round)?;
     await_files(&mut downloader, 0, DELIVERED, files)?;
@@ -148,15 +149,15 @@ impl Costs {
     fn push(&mut self, number: f64, both: &Both, units: f64) {
         for (index, usage) in [both.up, both.down].iter().enumerate() {
             self.memory[index].points.push((number, usage.peak as f64 / MIB));
-            self.time[index].points.push((number, usage.cpu() / units));
+            self.time[index].points.push((number, usage.exact_cpu() / units));
         }
         println!(
             "  {number}: uploader {:.0} MiB, {:.3} {}; downloader {:.0} MiB, {:.3}",
             both.up.peak as f64 / MIB,
-            both.up.cpu() / units,
+            both.up.exact_cpu() / units,
             self.per,
             both.down.peak as f64 / MIB,
-            both.down.cpu() / units
+            both.down.exact_cpu() / units
         );
     }
 
@@ -177,7 +178,7 @@ pub(crate) fn costs_of_partitions(place: &Place) -> Result<Vec<Line>> {
     let file = place.large_file(size);
     let mut costs = Costs::new("CPU s/GiB");
     for partitions in [1, 4, 16, 64, 128] {
-        let both = through(place, partitions, 1, &[], |rig| {
+        let both = through(place, partitions, 1, |rig| {
             let aside = rig.scratch.folder("aside").join("file");
             std::fs::hard_link(&file, &aside)?;
             settle_disk();
@@ -194,26 +195,14 @@ pub(crate) fn costs_of_files(place: &Place) -> Result<Vec<Line>> {
     let mut costs = Costs::new("CPU ms/file");
     for part in [100, 25, 5, 1] {
         let files = (place.scale.files / part).max(10);
-        let both = through(place, 6, files, &[], |rig| drop_set(rig, files, 4_096))?;
+        let both = through(place, 6, files, |rig| drop_set(rig, files, 4_096))?;
         costs.push(files as f64, &both, files as f64 / 1e3);
     }
     costs.finish(place, "files", "files of 4 KiB")
 }
 
-/// More and more files of several chunks at the same time.
-pub(crate) fn costs_of_open(place: &Place) -> Result<Vec<Line>> {
-    let mut costs = Costs::new("CPU ms/file");
-    for files in [1, 8, 64, 512] {
-        // Slow enough that all of them are open before the first is complete.
-        let more = ["--set", "chunk_size=16KiB", "--set", "rate_max=16MB/s"];
-        let both = through(place, 6, files, &more, |rig| drop_set(rig, files, 8 * 16_384))?;
-        costs.push(files as f64, &both, files as f64 / 1e3);
-    }
-    costs.finish(place, "open", "transfers at the same time")
-}
-
 /// A folder of files, renamed in as a whole.
-fn drop_set(rig: &Rig, files: u64, size: u64) -> Result<()> {
+pub(super) fn drop_set(rig: &Rig, files: u64, size: u64) -> Result<()> {
     let aside = rig.scratch.folder("aside").join("set");
     let mut source = testkit::Source::new(&aside, 3);
     (0..files).for_each(|number| drop(source.write(format!("{}/{number}", number / 1_000), size)));
@@ -228,7 +217,7 @@ pub(crate) fn uploaders(place: &Place) -> Result<Vec<Line>> {
     let (mut time, mut memory) = (Curve::new("uploaders together"), Curve::new("each uploader"));
     for number in [1, 4, 16, 64] {
         let (took, usages) = many_uploaders(place, number)?;
-        let cpu = usages.iter().map(Usage::cpu).sum::<f64>() / (SHARED_BYTES as f64 / GIB);
+        let cpu = usages.iter().map(Usage::exact_cpu).sum::<f64>() / (SHARED_BYTES as f64 / GIB);
         let peak = usages.iter().map(|usage| usage.peak as f64 / MIB).fold(0.0, f64::max);
         let per_second = SHARED_BYTES as f64 / 1e6 / took;
         println!("  {number} uploader(s): {per_second:.0} MB/s, {cpu:.2} CPU s/GiB, {peak:.0} MiB at most");
