@@ -166,7 +166,7 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
             marks: Watermarks { low: 0, high: logs[partition as usize].len() as i64 },
             start: 0,
         });
-        Some(decide(&known.collect::<Vec<_>>(), has_ledger))
+        Some(decide(&known.collect::<Vec<_>>(), has_ledger, None))
     });
     let Begun { shared, delivered, decisions } = match begun {
         Ok(Some(begun)) => begun,

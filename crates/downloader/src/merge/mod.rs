@@ -511,13 +511,6 @@ impl Merger {
         }
     }
 
-    /// The reader of this partition has handled its record and waits for the committer, or does not any more.
-    pub fn waits_for_committer(&mut self, partition: i32, waits: bool) {
-        if let Some(state) = self.partitions.get_mut(&partition) {
-            state.in_hands = waits;
-        }
-    }
-
     /// These records of a partition are not read: they count as handled, and the ledger says so.
     pub fn skip(&mut self, skipped: Skipped) {
         self.passed(skipped.partition, skipped.to);

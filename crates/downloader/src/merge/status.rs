@@ -93,6 +93,13 @@ pub struct TransferView {
 }
 
 impl Merger {
+    /// The reader of this partition has handled its record and waits for the committer, or does not any more.
+    pub fn waits_for_committer(&mut self, partition: i32, waits: bool) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.in_hands = waits;
+        }
+    }
+
     /// Totals.
     pub fn counts(&self) -> &Counts {
         &self.counts
