@@ -5,6 +5,7 @@ use crate::rig::{Rig, STOP, count};
 use protocol::{
     Attempt, Body, FileMeta, Header, Incarnation, Name, Record, RelativePath, TransferId, UploaderId,
 };
+use std::os::unix::fs::MetadataExt as _;
 use testkit::page::LISTEN;
 use testkit::{Daemon, LONG, Page, forge, topic, wait_until};
 
@@ -93,6 +94,37 @@ fn hostile_names_and_numbers_reach_nothing() {
     assert!(peak < 256, "{peak} MiB");
     down.terminate();
     assert_eq!(down.wait_exit(STOP), 0);
+}
+
+#[test]
+fn room_that_was_taken_by_a_claim_can_be_had_back() {
+    let rig = Rig::new("claim", 1);
+    let size: u64 = 64 << 20;
+    produce(&rig, &[forge::chunk(header(0, "claimed", size), 0, &[1; 1024])]);
+    let mut source = rig.source(95);
+    source.write("before", 1_000);
+    rig.upload_once(&[]);
+    let mut down = rig.downloader(&[]);
+    down.wait_for_line("before: delivered, ", LONG);
+    down.terminate();
+    assert_eq!(down.wait_exit(STOP), 0);
+    let folder = rig.output.join(".streamsend/partial");
+    let taken = || {
+        let found = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let room = |path: &std::path::Path| path.metadata().unwrap().blocks() * 512;
+        found.filter(|path| room(path) >= size).collect::<Vec<_>>()
+    };
+    let partials = taken();
+    assert_eq!(partials.len(), 1, "the room is set aside with the first chunk");
+
+    std::fs::remove_file(&partials[0]).unwrap();
+    let down = rig.downloader(&["--set", "accept.file_size_max=32MiB"]);
+    down.wait_for_line("is gone from .streamsend/partial", LONG);
+    down.wait_for_line("claimed: refused: ", LONG);
+    source.write("after", 1_000);
+    rig.upload_once(&[]);
+    down.wait_for_line("after: delivered, ", LONG);
+    assert_eq!((taken().len(), count(&rig.output)), (0, 2));
 }
 
 /// A run that sent one word and ended.

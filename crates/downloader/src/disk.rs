@@ -16,6 +16,9 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+/// Bytes that are read at once when a whole file is.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// Folders whose names changed since the last barrier.
 pub type Touched<D> = BTreeMap<(u64, u64), <D as Disk>::Folder>;
 
@@ -59,8 +62,15 @@ pub trait Disk: Debug + Send + Sync {
     fn syncfs_is_a_barrier(&self) -> bool;
     /// Room on the filesystem.
     fn space(&self) -> io::Result<Space>;
-    /// Whether a file of this size and digest lies at this place of the output.
-    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool>;
+    /// Whether a file of this size and digest lies at this place of the output. It may be very large: `goes_on` is asked before each
+    /// block, and when it says no, the answer is [`io::ErrorKind::Interrupted`].
+    fn holds(
+        &self,
+        destination: &[u8],
+        size: u64,
+        digest: &Digest,
+        goes_on: &dyn Fn() -> bool,
+    ) -> io::Result<bool>;
     /// [`fsio::publish`] of a partial into the output.
     fn publish(
         &self,
@@ -170,15 +180,33 @@ impl Disk for PartialStore {
         Space::of(self.output())
     }
 
-    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
+    fn holds(
+        &self,
+        destination: &[u8],
+        size: u64,
+        digest: &Digest,
+        goes_on: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let Ok(file) = self.output().open_within(destination, flags, 0) else { return Ok(false) };
+        let Ok(mut file) = self.output().open_within(destination, flags, 0) else { return Ok(false) };
         let meta = file.metadata()?;
         if !meta.is_file() || meta.len() != size {
             return Ok(false);
         }
         let mut hasher = protocol::blake3::Hasher::new();
-        hasher.update_reader(file)?;
+        let mut block = vec![0; BLOCK_BYTES];
+        loop {
+            if !goes_on() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match file.read(&mut block) {
+                Ok(0) => break,
+                Ok(read) => drop(hasher.update(&block[..read])),
+                // Not for us to end by: the system call alone is.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(hasher.finalize().as_bytes() == digest)
     }
 
@@ -265,5 +293,25 @@ mod tests {
         overwrite(&partials, b"new").unwrap();
         assert_eq!(std::fs::read(folder.path().join("id")).unwrap(), b"new");
         assert_eq!(inode(), before, "no new file takes space");
+    }
+
+    #[test]
+    fn a_large_file_is_read_in_steps_and_no_further_when_the_end_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = vec![7; 3 * BLOCK_BYTES];
+        std::fs::write(folder.path().join("f"), &content).unwrap();
+        let (store, size) = (PartialStore::open(folder.path()).unwrap(), content.len() as u64);
+        let digest = protocol::whole_digest(&content);
+        let steps = std::cell::Cell::new(0);
+        let step = |most| {
+            steps.set(steps.get() + 1);
+            steps.get() <= most
+        };
+        assert!(store.holds(b"f", size, &digest, &|| step(u32::MAX)).unwrap());
+        // The last one finds the end.
+        assert_eq!(steps.take(), 4);
+        assert!(!store.holds(b"f", size, &[0; 32], &|| true).unwrap());
+        let given_up = store.holds(b"f", size, &digest, &|| step(2)).unwrap_err();
+        assert_eq!((given_up.kind(), steps.get()), (io::ErrorKind::Interrupted, 3));
     }
 }

@@ -97,12 +97,18 @@ pub fn run(environment: &Environment<'_>, store: &mut Store, bound: &mut Output)
         Err(error) => return disk(error),
     };
     let multi = environment.context.license.multi_partition();
+    let context = environment.context;
+    let goes_on = || {
+        context.status.progress();
+        !context.shutdown.requested()
+    };
     let terms = Terms {
         reserve: environment.settings.disk_reserve,
         limits: limits(environment.settings, multi),
         placement: environment.placement,
         undecodable: environment.report.undecodable(),
         clock: Clock::system(),
+        goes_on: &goes_on,
     };
     let mut other = false;
     let begun = recover::begin(partials, store, terms, |staged, has_ledger| {

@@ -32,6 +32,8 @@ pub struct Terms<'a> {
     pub undecodable: Counter,
     /// The time.
     pub clock: Clock,
+    /// Asked between two steps of what may take long at the start: whether it is to go on.
+    pub goes_on: &'a dyn Fn() -> bool,
 }
 
 /// A run that can go on.
@@ -54,10 +56,13 @@ pub fn begin<D: Disk>(
 ) -> Result<Option<Begun<D>>, Failure> {
     let slots = Slots::new(disk, terms.reserve);
     let mut saved = store.load().map_err(Failure::Ledger)?;
-    let disk = |error| Failure::Disk("taking up partial files".to_owned(), error);
+    let disk = |error: io::Error| match error.kind() {
+        io::ErrorKind::Interrupted => Failure::Stopped,
+        _ => Failure::Disk("taking up partial files".to_owned(), error),
+    };
     let mut missing = Missing::new();
     if !partials_are_known(slots.store(), store).map_err(Failure::Ledger)?.map_err(disk)? {
-        missing = distrust_partials(&slots, &mut saved).map_err(disk)?;
+        missing = distrust_partials(&slots, &mut saved, terms.goes_on).map_err(disk)?;
     }
     missing.extend(adopt_partials(&slots, &mut saved).map_err(disk)?);
     let begun = store.began_at_the_beginning().map_err(Failure::Ledger)?;
@@ -88,7 +93,11 @@ type Missing = Vec<(protocol::TransferId, Vec<(i32, i64)>)>;
 
 /// The folder of the partials is another one than the ledger's, or was emptied: nothing in it counts, and a partial that
 /// is not there says nothing. What was about to become visible did if it is there; the rest is read again.
-fn distrust_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result<Missing> {
+fn distrust_partials<D: Disk>(
+    slots: &Slots<D>,
+    saved: &mut Saved,
+    goes_on: &dyn Fn() -> bool,
+) -> io::Result<Missing> {
     warn!(
         "output: .streamsend/partial is not the folder that it was (removed, or restored from a copy): every file that \
          was under way is read again"
@@ -97,7 +106,7 @@ fn distrust_partials<D: Disk>(slots: &Slots<D>, saved: &mut Saved) -> io::Result
     let mut is_there = false;
     for intent in std::mem::take(&mut saved.intents) {
         let Intent { header, digest, destination, .. } = &intent;
-        if slots.store().holds(destination, header.file.size, digest)? {
+        if slots.store().holds(destination, header.file.size, digest, goes_on)? {
             // Without partial it counts as delivered.
             slots.store().remove(&partial_name(header.transfer, header.attempt))?;
             saved.intents.push(intent);

@@ -457,7 +457,13 @@ impl Disk for SimDisk {
         self.state().honest_syncfs
     }
 
-    fn holds(&self, destination: &[u8], size: u64, digest: &Digest) -> io::Result<bool> {
+    fn holds(
+        &self,
+        destination: &[u8],
+        size: u64,
+        digest: &Digest,
+        _goes_on: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
         self.state().operation("holds", size)?;
         let is_it = |file: &Visible| {
             file.path == destination

@@ -156,6 +156,7 @@ fn one_life(world: &mut World<'_>, store: &mut Store, group: &Group, steps: &mut
         placement: &placement,
         undecodable: Counter::default(),
         clock: world.clock.clone(),
+        goes_on: &|| true,
     };
     let partitions = world.broker.logs.len();
     let logs = &world.broker.logs;

@@ -28,6 +28,7 @@ fn run(output: &Path, store: &mut Store, placement: &Placement) -> Begun<Partial
         placement,
         undecodable: Counter::default(),
         clock: Clock::system(),
+        goes_on: &|| true,
     };
     let disk = PartialStore::open(output).unwrap();
     let from = |staged: &[(i32, i64)], _| {

@@ -47,6 +47,7 @@ fn first_run(
         placement,
         undecodable: Counter::default(),
         clock: Clock::set(Arc::clone(time)),
+        goes_on: &|| true,
     };
     let from = |partition| Decision { partition, offset: 0, lost: None, low: 0, ahead: None };
     let disk = PartialStore::open(output).unwrap();
