@@ -2,12 +2,13 @@
 //!
 //! What must never happen here: a clock, randomness that is not seeded, work that the compiler can leave out.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::time::Duration;
 
 use downloader::merge::{self, Merger, Place, Published, Verdict};
 use protocol::{
-    Attempt, Body, DigestTree, FileMeta, Header, Incarnation, Name, Record, RelativePath, Subtree,
+    Attempt, Body, DigestTree, FileMeta, Header, Incarnation, Kind, Name, Record, RelativePath, Subtree,
     TransferId, UploaderId,
 };
 use rand::SeedableRng as _;
@@ -15,18 +16,22 @@ use rand::rngs::StdRng;
 use uploader::scheduler::{Action, Event, Key, Limits, Piece, Scheduler, Setup, Topic};
 
 /// Name and work of each.
-pub(crate) const ALL: [(&str, fn()); 6] = [
+pub(crate) const ALL: [(&str, fn()); 8] = [
     ("scheduler_small", case_scheduler_small),
     ("scheduler_large", case_scheduler_large),
     ("merge_small", case_merge_small),
     ("merge_large", case_merge_large),
     ("envelope", case_envelope),
+    ("envelope_chunk", case_envelope_chunk),
     ("hash", case_hash),
+    ("hash_while_read", case_hash_while_read),
 ];
 
 /// Bytes of a chunk: one leaf of the digest tree, as here only the bookkeeping counts.
 const CHUNK: u32 = 1024;
 const PARTITIONS: u32 = 6;
+/// Bytes of a chunk where its bytes count: what a default topic carries.
+const FULL_CHUNK: u64 = 1_032_192;
 
 #[inline(never)]
 fn case_scheduler_small() {
@@ -210,15 +215,32 @@ fn case_envelope() {
     }
 }
 
+/// The envelope of a chunk in front of its payload, in one buffer, as the uploader's reader writes it, and read again from there.
+#[inline(never)]
+fn case_envelope_chunk() {
+    const CHUNKS: u64 = 10_000;
+    let mut header = header(1, CHUNKS * FULL_CHUNK);
+    header.chunk_size = FULL_CHUNK as u32;
+    let payload_from = protocol::HEADER_MAX_BYTES;
+    let mut buffer = vec![3; payload_from + FULL_CHUNK as usize];
+    for index in 0..CHUNKS {
+        let count = protocol::subtree_count(index * FULL_CHUNK, FULL_CHUNK, index + 1 == CHUNKS);
+        let values = vec![[index as u8; 32]; count];
+        let from = payload_from - protocol::prefix_len(&header, count);
+        protocol::write_prefix(&header, Kind::Chunk, index, &values, &mut buffer[from..payload_from]);
+        let decoded = protocol::decode(black_box(&buffer[from..])).expect("what was written is decoded");
+        assert!(matches!(decoded.body, Body::Chunk { index: found, .. } if found == index), "the same chunk");
+    }
+}
+
 #[inline(never)]
 fn case_hash() {
-    const LARGE: u64 = 1_032_192;
-    let bytes: Vec<u8> = (0..LARGE).map(|at| (at >> 3) as u8).collect();
-    let size = 8 * LARGE;
+    let bytes = content();
+    let size = 8 * FULL_CHUNK;
     let mut tree = DigestTree::new(size);
     for index in 0..8 {
-        let at = index * LARGE;
-        for part in protocol::subtrees(at, &bytes, at + LARGE == size) {
+        let at = index * FULL_CHUNK;
+        for part in protocol::subtrees(at, &bytes, at + FULL_CHUNK == size) {
             tree.insert(part).expect("no overlap");
         }
     }
@@ -226,4 +248,29 @@ fn case_hash() {
     for at in 0..1_000 {
         black_box(protocol::whole_digest(&bytes[at..at + 4096]));
     }
+}
+
+/// As the uploader hashes: each part of a chunk when it has been read, here by a copy.
+#[inline(never)]
+fn case_hash_while_read() {
+    let source = content();
+    let mut bytes = vec![0; source.len()];
+    let size = 8 * FULL_CHUNK;
+    let mut tree = DigestTree::new(size);
+    for index in 0..8 {
+        let chunk_at = index * FULL_CHUNK;
+        let read = |at: u64, part: &mut [u8]| -> Result<(), Infallible> {
+            let from = (at - chunk_at) as usize;
+            part.copy_from_slice(&source[from..from + part.len()]);
+            Ok(())
+        };
+        let is_last = chunk_at + FULL_CHUNK == size;
+        let Ok(parts) = protocol::subtrees_while_read(chunk_at, &mut bytes, is_last, read);
+        parts.into_iter().for_each(|part| tree.insert(part).expect("no overlap"));
+    }
+    assert!(black_box(tree.root()).is_some(), "all is in");
+}
+
+fn content() -> Vec<u8> {
+    (0..FULL_CHUNK).map(|at| (at >> 3) as u8).collect()
 }

@@ -129,3 +129,36 @@ impl Drop for Removed {
         let _ = std::fs::remove_file(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    fn counts(all: &[(&str, u64)]) -> Record {
+        Record::counted(all.iter().map(|&(name, count)| (name.to_owned(), count)).collect()).unwrap()
+    }
+
+    #[test]
+    fn up_to_five_percent_more_pass_and_not_a_tenth_beyond() {
+        let recorded = counts(&[("hash", 100_000), ("merge", 100_000)]);
+        let passes = |hash| compare(&recorded, &counts(&[("hash", hash), ("merge", 100_000)])).unwrap();
+        assert!(passes(104_900), "+4.9 %");
+        assert!(!passes(105_100), "+5.1 %");
+        // Who becomes cheaper has not failed.
+        assert!(passes(50_000), "-50 %");
+    }
+
+    #[test]
+    fn a_saving_in_one_case_does_not_pay_for_another() {
+        let recorded = counts(&[("hash", 100_000), ("merge", 100_000)]);
+        assert!(!compare(&recorded, &counts(&[("hash", 10), ("merge", 106_000)])).unwrap());
+    }
+
+    #[test]
+    fn other_cases_than_the_recorded_ones_are_no_success() {
+        let recorded = counts(&[("hash", 100_000)]);
+        assert!(compare(&recorded, &counts(&[("hash", 100_000), ("merge", 1)])).is_err());
+        assert!(compare(&recorded, &counts(&[])).is_err());
+    }
+}

@@ -28,6 +28,7 @@ use crate::wait::{LONG, wait_for, wait_until};
 use install::{format_data, java, java_logging, write};
 
 pub use cluster::Cluster;
+pub use install::kafka_version;
 
 /// One request to the broker.
 const LOOKUP: Duration = Duration::from_secs(5);

@@ -28,7 +28,7 @@ pub mod volume;
 mod wait;
 mod watcher;
 
-pub use broker::{Broker, BrokerBuilder, Cluster, shared_broker, unique_topic};
+pub use broker::{Broker, BrokerBuilder, Cluster, kafka_version, shared_broker, unique_topic};
 pub use daemon::Daemon;
 pub use host::Host;
 pub use page::Page;

@@ -16,6 +16,16 @@ use crate::scratch::{Scratch, project_directory, scratch, target_directory};
 /// Any KRaft cluster id will do.
 const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
+/// The version of the Apache Kafka whose jars are fetched.
+pub fn kafka_version() -> &'static str {
+    let pom = include_str!("../../kafka/pom.xml");
+    let version = pom.split_once("<artifactId>kafka_2.13</artifactId>").and_then(|(_, rest)| {
+        let (_, rest) = rest.split_once("<version>")?;
+        rest.split_once("</version>")
+    });
+    version.map_or("?", |(version, _)| version)
+}
+
 /// Java with Kafka's jars, as a child of `before` (a program and its arguments) if there is one.
 pub(super) fn java(before: &[String], heap: &str) -> Command {
     java_logging(before, heap, "log4j2.xml", false)
@@ -123,5 +133,15 @@ fn copy_tree(from: &Path, to: &Path) {
         } else {
             fs::copy(entry.path(), &target).expect("the scratch folder is ours");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kafka_has_a_version() {
+        assert!(kafka_version().starts_with("4.1."), "{}", kafka_version());
     }
 }

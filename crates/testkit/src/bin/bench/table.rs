@@ -76,6 +76,23 @@ pub(crate) fn significant(value: f64) -> String {
     format!("{value:.*}", decimals as usize)
 }
 
+/// The compiler that the project is built with.
+fn pinned_compiler() -> &'static str {
+    let pinned = include_str!("../../../../../rust-toolchain.toml");
+    let channel = pinned.lines().find_map(|line| line.strip_prefix("channel = "));
+    channel.unwrap_or("?").trim_matches('"')
+}
+
+/// The version of a crate that is built in.
+fn locked(name: &str) -> &'static str {
+    let packages = include_str!("../../../../../Cargo.lock").split("[[package]]\n");
+    let wanted = format!("name = \"{name}\"\nversion = \"");
+    packages
+        .filter_map(|package| package.strip_prefix(&wanted))
+        .find_map(|rest| rest.split('"').next())
+        .unwrap_or("?")
+}
+
 /// Machine, versions, and whether others are at work on it.
 pub(crate) fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -90,17 +107,24 @@ pub(crate) fn machine() -> String {
         let output = Command::new(program).args(args).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     };
+    // It says it where errors go.
+    let java = Command::new("java").arg("-version").output().map(|output| output.stderr).unwrap_or_default();
+    let java = String::from_utf8_lossy(&java).lines().next().unwrap_or("no java").to_owned();
     let filesystem = said("stat", &["-f", "-c", "%T", "."]);
     let commit = said("git", &["rev-parse", "--short", "HEAD"]);
     let load: f64 =
         read("/proc/loadavg").split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
     let mut text = format!(
-        "{cores} × {}, {} MiB, Linux {}, {filesystem}; librdkafka {}, commit {commit}, {}\n",
+        "{cores} × {}, {} MiB, Linux {}, {filesystem}; commit {commit}, {}\n\
+         librdkafka {}, Kafka {}, {java}, rustc {}, mimalloc crate {}\n",
         model.map_or("?", |(_, name)| name),
         memory / 1024,
         kernel.trim(),
-        kafka::library_version(),
         jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M"),
+        kafka::library_version(),
+        testkit::kafka_version(),
+        pinned_compiler(),
+        locked("mimalloc"),
     );
     if load > 0.5 {
         let _ =

@@ -56,7 +56,7 @@ pub(super) fn draw_if_wanted(
 /// Speed over partitions: each under a cap, as services have them, and each behind a long link.
 pub(crate) fn partitions(place: &Place) -> Result<Vec<Line>> {
     let mut capped = Curve::new("cap of 1 MB/s on each");
-    let mut far = Curve::new(format!("{} ms away, link of 200 MB/s", place.scale.round_trip));
+    let mut far = Curve::new(format!("{} ms there and back, link of 200 MB/s", place.scale.round_trip));
     let size = place.scale.size / 8;
     let file = place.large_file(size);
     for partitions in [1, 2, 4, 8, 16] {
@@ -82,7 +82,7 @@ pub(crate) fn partitions(place: &Place) -> Result<Vec<Line>> {
     draw_if_wanted(
         place,
         "scale-partitions-far",
-        &format!("Upload over {} ms, 200 MB/s at most", place.scale.round_trip),
+        &format!("Upload over {} ms there and back, 200 MB/s at most", place.scale.round_trip),
         axes,
         &[far.clone()],
     )?;
