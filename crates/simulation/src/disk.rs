@@ -5,12 +5,14 @@
 use crate::dice::{Dice, Trace, lock};
 use crate::inode::Inode;
 use crate::names::{Directory, Entry, OUTPUT, PARTIALS, Slot};
-use downloader::simulation::{Disk, PartialFile, Touched};
-use fsio::{Collision, FileAttributes, Published, Space};
+use downloader::simulation::{Disk, Touched};
+use fsio::{Collision, Published, Space};
 use protocol::{Digest, whole_digest};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+mod partial;
 
 /// How the simulated process dies: by unwinding, without a message.
 pub struct Crash;
@@ -538,67 +540,5 @@ impl Disk for SimDisk {
             return Ok(Published::As(path));
         }
         Err(io::Error::other("no free name"))
-    }
-}
-
-impl PartialFile for SimPartial {
-    fn reserve(&self, size: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
-        state.operation("reserve", size)?;
-        let room = state.available();
-        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(broken()) };
-        if size.saturating_sub(inode.takes()) > room {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        inode.reserved = size;
-        state.step();
-        Ok(())
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let state = &mut *self.disk.state();
-        let torn = state.crash_in == Some(0) && state.dice.chance(500);
-        let part = if torn { state.dice.index(bytes.len() + 1) } else { bytes.len() };
-        let room = state.available();
-        if let Some(inode) = state.inodes.get_mut(&self.inode).filter(|_| torn) {
-            inode.write(offset as usize, &bytes[..part]);
-        }
-        state.operation("write", offset)?;
-        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(broken()) };
-        if (offset + bytes.len() as u64).saturating_sub(inode.takes()) > room {
-            let part = state.dice.index(bytes.len());
-            inode.write(offset as usize, &bytes[..part]);
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        inode.write(offset as usize, bytes);
-        state.step();
-        Ok(())
-    }
-
-    fn finish(&self, attributes: &FileAttributes) -> io::Result<()> {
-        let mut state = self.disk.state();
-        state.operation("finish", attributes.size)?;
-        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(broken()) };
-        inode.finish(attributes.size as usize);
-        state.step();
-        Ok(())
-    }
-
-    fn fdatasync(&self) -> io::Result<()> {
-        self.disk.fsync(self.inode, true)
-    }
-
-    fn fsync(&self) -> io::Result<()> {
-        self.disk.fsync(self.inode, false)
-    }
-
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.disk.state();
-        state.operation("read", offset)?;
-        let Some(inode) = state.inodes.get(&self.inode) else { return Err(broken()) };
-        let rest = inode.bytes().get(offset as usize..).unwrap_or_default();
-        let count = rest.len().min(bytes.len());
-        bytes[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
     }
 }
