@@ -57,7 +57,7 @@ pub fn tuning(situation: Situation) -> ConsumerTuning {
         (true, _) if connections >= CONNECTIONS_FAR => ANSWER_FAR,
         _ => ANSWER_ALONE,
     };
-    let answer = answer.min(memory_max / ANSWERS_PART / clients as u64) as usize;
+    let answer = answer.min(memory_max / ANSWERS_PART / connections as u64) as usize;
     ConsumerTuning {
         queued_max_kbytes_total: (memory_max / QUEUED_PART / 1024) as usize,
         fetch_max_bytes: answer,

@@ -24,6 +24,7 @@ use daemon::{Clock, Context, DownloaderSettings, Exit, ProfileLimits, Start, Sto
 use fsio::PartialStore;
 use kafka::{ConsumerSet, ConsumerTuning, Position, Settings, Split, TopicInfo};
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -68,6 +69,9 @@ pub struct Environment<'a> {
     pub standing: Mutex<Standing>,
     /// The partition whose next record was not on the topic when the last run ended; the next one takes it.
     pub refused: Mutex<Option<i32>>,
+    /// The topic was read anew for such a one. Once in a process: a broker that refuses what it has would have all of it read again and
+    /// again.
+    pub read_anew: AtomicBool,
 }
 
 /// Runs once.
@@ -207,7 +211,11 @@ fn positions(
         })
         .collect();
     let refused = crate::lock(&environment.refused).take();
-    Some(OfTopic::Answer(decide(&known, begun, refused)))
+    let decisions = decide(&known, begun, refused);
+    if decisions.iter().any(|decision| decision.ahead == Some(0)) {
+        environment.read_anew.store(true, Ordering::Relaxed);
+    }
+    Some(OfTopic::Answer(decisions))
 }
 
 /// What the group settled, for a downloader that lost its state.

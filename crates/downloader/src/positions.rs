@@ -36,12 +36,12 @@ pub struct Decision {
 /// record was not on the topic just now.
 pub fn decide(known: &[Known], has_ledger: bool, refused: Option<i32>) -> Vec<Decision> {
     let any_committed = known.iter().any(|partition| partition.committed.is_some());
-    // A place that was refused, and is there a moment later: the log was cut off and has grown again, with other records below the
-    // place than those that were read. What is refused because it is too old is below `low`. One broker may lead many partitions, and
-    // only the first refusal is told, so none is trusted.
-    let grown_again = refused.and_then(|partition| known.get(usize::try_from(partition).ok()?)).is_some_and(
-        |Known { staged, marks, .. }| staged.is_some_and(|at| (marks.low..=marks.high).contains(&at)),
-    );
+    // A place that was refused and is not too old is not there because the log was cut off below it. Then it may grow again at once, with
+    // other records below a place than those that were read. One broker may lead many partitions, and only the first refusal is
+    // told, so none is trusted.
+    let is_cut = refused
+        .and_then(|partition| known.get(usize::try_from(partition).ok()?))
+        .is_some_and(|Known { staged, marks, .. }| staged.is_some_and(|staged| staged >= marks.low));
     let decide_one = |(number, known): (usize, &Known)| {
         let Watermarks { low, high } = known.marks;
         let wanted = match (known.staged, known.committed) {
@@ -54,7 +54,7 @@ pub fn decide(known: &[Known], has_ledger: bool, refused: Option<i32>) -> Vec<De
         };
         let remembered = known.staged.is_some() || (!has_ledger && known.committed.is_some());
         let lost = (remembered && wanted < low).then_some((wanted, low));
-        let cut_off = wanted > high || (grown_again && known.staged.is_some() && wanted >= low);
+        let cut_off = wanted > high || (is_cut && known.staged.is_some() && wanted > low);
         let ahead = cut_off.then(|| (wanted - high).max(0));
         // Cut off or recreated without our knowing: everything there is read; closed files are known by their ids.
         let offset = if ahead.is_some() { low } else { wanted.max(low) };
@@ -110,6 +110,18 @@ mod tests {
         assert_eq!(places(Some(0)), [(8, Some(0)), (9, Some(0)), (3, None)]);
         assert_eq!(places(Some(2)), places(None), "nothing was read of it");
         assert_eq!(places(Some(9)), places(None));
+        let short = [
+            known(Some(500), None, 8, 480, 0),
+            known(Some(300), None, 0, 310, 0),
+            known(Some(4), None, 4, 4, 0),
+        ];
+        let decisions = decide(&short, true, Some(0));
+        let ahead: Vec<Option<i64>> = decisions.iter().map(|d| d.ahead).collect();
+        assert_eq!(
+            ahead,
+            [Some(20), Some(0), None],
+            "another has grown again, and of a third nothing below can differ"
+        );
     }
 
     #[test]

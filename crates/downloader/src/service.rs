@@ -15,6 +15,7 @@ use fsio::Collision;
 use fsio::lock::DirLock;
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::{error, warn};
 
@@ -71,6 +72,7 @@ pub fn run(settings: DownloaderSettings, run: DownloaderRun, context: Context) -
         report: &report,
         standing: Mutex::default(),
         refused: Mutex::default(),
+        read_anew: AtomicBool::default(),
     };
     context.status.started(&format!("waiting for Kafka at {bootstrap}"));
     runs(&environment, &mut store, &mut bound)
@@ -110,7 +112,9 @@ fn runs(environment: &Environment<'_>, store: &mut Store, output: &mut Output) -
             wait = FAILED_WAIT_MIN;
         }
         disk_faults += u32::from(is_hard_disk_fault(&failure));
-        if let Failure::OutOfRange(partition) = &failure {
+        if let Failure::OutOfRange(partition) = &failure
+            && !environment.read_anew.load(Ordering::Relaxed)
+        {
             *crate::lock(&environment.refused) = Some(*partition);
         }
         say_failure(failure, disk_faults)?;

@@ -163,7 +163,8 @@ impl Credits {
     pub fn take_again(&mut self, now: Duration, slot: Slot) {
         self.now = now;
         self.reported(now, slot);
-        self.charge(now, slot);
+        self.pace.charge_again(now, slot.record_bytes);
+        self.partition(slot.partition).pace.charge_again(now, slot.record_bytes);
     }
 
     fn charge(&mut self, now: Duration, slot: Slot) {
@@ -352,6 +353,18 @@ mod tests {
             }
         }
         assert_eq!(sent, 100);
+    }
+
+    #[test]
+    fn a_record_that_is_refused_for_an_hour_does_not_cost_the_next_hour() {
+        let mut credits = Credits::new(Limits { rate_max: Some(50), ..LIMITS });
+        let slot = slot_of(0, 1_000, false);
+        assert!(credits.take(ZERO, slot));
+        let last = Duration::from_secs(3_600);
+        (1..=360).for_each(|round| credits.take_again(Duration::from_secs(10 * round), slot));
+        credits.settle(last, slot);
+        assert!(!credits.fits(last, slot_of(1, 1_000, false)));
+        assert_eq!(credits.take_wake(), Some(last + Duration::from_secs(40)));
     }
 
     #[test]

@@ -79,6 +79,17 @@ impl Pace {
         self.flying += bytes;
     }
 
+    /// A record goes once more. It waits for no rate, so a broker that refuses one for an hour must not be paid for by an hour
+    /// without any: what is due moves no further than behind this record and what it was charged before.
+    pub fn charge_again(&mut self, now: Duration, bytes: u64) {
+        let before = self.next.unwrap_or_default();
+        self.charge(now, bytes);
+        if let (Some(rate), Some(next)) = (self.rate, self.next) {
+            let behind_it = now + Duration::from_secs_f64(2.0 * bytes as f64 / rate as f64);
+            self.next = Some(next.min(before.max(behind_it)));
+        }
+    }
+
     /// The broker has it, or may have it.
     pub fn reported(&mut self, now: Duration, bytes: u64) {
         if self.rate.is_none() {
