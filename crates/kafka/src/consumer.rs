@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::Context;
-use crate::member::Member;
+use crate::member::{DROP_DEADLINE, Member};
 use crate::memory;
 use crate::reader::Reader;
 use crate::settings::{self, Settings, Share};
@@ -16,8 +16,6 @@ use crate::{Error, Result};
 
 /// Events of a client that reads nothing that are looked at after a question without answer.
 const EVENTS_MAX: u32 = 64;
-/// Dropping without `stop` waits this long.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How readers share the partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub struct ConsumerTuning {
     pub fetch_max_bytes: usize,
     /// The topic's `max.message.bytes`.
     pub message_max_bytes: usize,
-    /// While answers hold more than so many bytes of memory (at least two of the largest), the next one is not asked for, as long as
+    /// While answers hold more than so many bytes of memory (at least one of the largest more than there are clients), the next one is not asked for, as long as
     /// some are given back: a partition whose reader stands still must not stop the others for more than two seconds.
     /// Counted where the C library is glibc and the program's own memory comes from another allocator; `usize::MAX`: no bound.
     pub held_max_bytes: usize,

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// After a commit failed, the next try waits this long.
 const COMMIT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Dropping without a deadline waits this long.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The client, until it is closed or dropped.
 pub(crate) struct Member {
