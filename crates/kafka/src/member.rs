@@ -55,7 +55,7 @@ impl Member {
             c_topic,
             split,
             commits: Mutex::default(),
-            unreadable: Unreadable::default(),
+            places: Places::default(),
             ended,
         });
         // The order matters: a partition assigned first could put its first records into the common queue.
@@ -127,38 +127,48 @@ pub(crate) struct Core {
     c_topic: CString,
     split: Split,
     commits: Mutex<Commits>,
-    pub(crate) unreadable: Unreadable,
+    pub(crate) places: Places,
     ended: Sender<()>,
 }
 
-/// Partitions that were left at a batch that cannot be read, and where that batch is.
-///
-/// After a wrong checksum librdkafka parses on through the damaged bytes: it may give records out of them, and take a
-/// position from them. So nothing of the partition counts until it is sought again.
-#[derive(Default)]
-pub(crate) struct Unreadable {
-    any: AtomicBool,
-    /// One entry per partition at most.
-    places: Mutex<BTreeMap<i32, i64>>,
+/// Where a partition was put, as long as it matters for what still comes from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Left at a batch that cannot be read. After a wrong checksum librdkafka parses on through the damaged bytes: it may
+    /// give records out of them, and take a position from them. So nothing counts until the partition is sought again.
+    Left,
+    /// Sought, and nothing has come from there yet. What was wrong with the place before, or with a position out of
+    /// damaged bytes, may still come as an error, which librdkafka does not count as outdated.
+    Sought(i64),
 }
 
-impl Unreadable {
-    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, i64>> {
+/// Partitions of which more is to be known than that they are read.
+#[derive(Default)]
+pub(crate) struct Places {
+    any: AtomicBool,
+    /// One entry per partition at most.
+    places: Mutex<BTreeMap<i32, Place>>,
+}
+
+impl Places {
+    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, partition: i32, offset: i64) {
+    /// Gives what was noted before.
+    pub(crate) fn note(&self, partition: i32, place: Place) -> Option<Place> {
         let mut places = self.places();
         self.any.store(true, Ordering::Release);
-        places.entry(partition).or_insert(offset);
+        places.insert(partition, place)
     }
 
-    /// Where the partition is stuck, if it is. Asked for every record.
-    pub(crate) fn place(&self, partition: i32) -> Option<i64> {
+    /// Where the partition was put, if that still matters. Asked for every record.
+    pub(crate) fn get(&self, partition: i32) -> Option<Place> {
         if self.any.load(Ordering::Acquire) { self.places().get(&partition).copied() } else { None }
     }
 
-    fn forget(&self, partition: i32) {
+    /// Something came from where it was sought.
+    pub(crate) fn forget(&self, partition: i32) {
         let mut places = self.places();
         places.remove(&partition);
         self.any.store(!places.is_empty(), Ordering::Release);
@@ -314,12 +324,26 @@ impl Core {
     /// Puts a partition elsewhere; nothing fetched before is delivered any more.
     pub(crate) fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
         check(&[position])?;
-        if self.unreadable.place(position.partition).is_some() {
+        let Position { partition, offset } = position;
+        // Before it: noted later, it could outlast the first record, and a true error then lead back to an old place.
+        let before = self.places.note(partition, Place::Sought(offset));
+        let sought = match before {
             // It is out of the assignment: see `leave`.
-            self.assign_again(position)?;
-            self.unreadable.forget(position.partition);
-            return Ok(());
+            Some(Place::Left) => self.assign_again(position),
+            Some(Place::Sought(_)) | None => self.seek_assigned(position, timeout),
+        };
+        if sought.is_err() {
+            match before {
+                Some(place) => {
+                    self.places.note(partition, place);
+                }
+                None => self.places.forget(partition),
+            }
         }
+        sought
+    }
+
+    fn seek_assigned(&self, position: Position, timeout: Duration) -> Result<()> {
         let list = PartitionList::new(&self.c_topic, [(position.partition, position.offset)]);
         // SAFETY: client and list are live; the wait is bounded; the error returned, if any, becomes ours.
         unsafe {
@@ -339,8 +363,8 @@ impl Core {
     }
 
     /// Ends fetching a partition at a batch that cannot be read, which would only be fetched again and again.
-    pub(crate) fn leave(&self, partition: i32, offset: i64) {
-        self.unreadable.note(partition, offset);
+    pub(crate) fn leave(&self, partition: i32) {
+        self.places.note(partition, Place::Left);
         if let Err(error) = self.take_out(partition) {
             tracing::warn!(target: "kafka", partition, %error, "the partition goes on being fetched");
         }
@@ -398,18 +422,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_cannot_be_read_counts_until_the_partition_moves() {
-        let unreadable = Unreadable::default();
-        assert_eq!(unreadable.place(0), None);
-        unreadable.note(0, 4);
-        unreadable.note(0, 4_991_471_925_827_290_437);
-        unreadable.note(1, 7);
+    fn a_place_counts_until_something_comes_from_where_the_partition_was_put() {
+        let places = Places::default();
+        assert_eq!(places.get(0), None);
+        places.note(0, Place::Left);
+        places.note(1, Place::Sought(7));
         assert_eq!(
-            (unreadable.place(0), unreadable.place(1)),
-            (Some(4), Some(7)),
-            "the first one is the true one"
+            (places.get(0), places.get(1), places.get(2)),
+            (Some(Place::Left), Some(Place::Sought(7)), None)
         );
-        unreadable.forget(0);
-        assert_eq!((unreadable.place(0), unreadable.place(1)), (None, Some(7)));
+        places.note(0, Place::Sought(5));
+        places.forget(1);
+        assert_eq!((places.get(0), places.get(1)), (Some(Place::Sought(5)), None));
+        places.note(0, Place::Left);
+        assert_eq!(places.get(0), Some(Place::Left), "the next batch cannot be read either");
+        places.forget(0);
+        assert_eq!((places.get(0), places.any.load(Ordering::Acquire)), (None, false));
     }
 }

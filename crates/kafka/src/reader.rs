@@ -14,8 +14,11 @@ use rdkafka::bindings as sys;
 use crate::Result;
 use crate::consumer::Position;
 use crate::ffi::{self, Queue, code};
-use crate::member::Core;
+use crate::member::{Core, Place};
 use crate::pace::Reading;
+
+/// Putting a partition elsewhere takes no broker, only librdkafka's main thread.
+const SEEK: Duration = Duration::from_secs(10);
 
 /// Reads one partition, or all of them. `Send`: give each its own thread.
 pub struct Reader {
@@ -59,9 +62,18 @@ impl Reader {
         let Some(message) = self.take(timeout) else { return Polled::Nothing };
         let complaints = self.core.client().complaints();
         let (partition, offset) = (message.partition(), message.offset());
-        if message.is_about_partition() && self.core.unreadable.place(partition).is_some() {
-            // Behind a batch that could not be read: its position may come out of damaged bytes.
-            return Polled::Nothing;
+        if message.is_about_partition() {
+            match self.core.places.get(partition) {
+                None => {}
+                Some(Place::Left) => return Polled::Nothing,
+                Some(Place::Sought(wanted)) if is_out_of_range(message.code()) && offset != wanted => {
+                    drop(message);
+                    return self.put_back(Position { partition, offset: wanted });
+                }
+                // Any other error may pass, and the place is still to be reached.
+                Some(Place::Sought(_)) if is_from_log(message.code()) => self.core.places.forget(partition),
+                Some(Place::Sought(_)) => {}
+            }
         }
         match message.code() {
             code::NONE => {
@@ -72,15 +84,13 @@ impl Reader {
                 complaints.healthy();
                 return Polled::EndOfPartition { partition, offset };
             }
-            code::AUTO_OFFSET_RESET | code::OFFSET_OUT_OF_RANGE => {
-                return Polled::OffsetOutOfRange { partition };
-            }
+            code if is_out_of_range(code) => return Polled::OffsetOutOfRange { partition },
             _ => {}
         }
         let (err, text) = (message.code(), message.error_text());
         if message.is_about_partition() && is_unreadable(err) {
             drop(message);
-            self.core.leave(partition, offset);
+            self.core.leave(partition);
             return Polled::Unreadable { partition, offset, message: text };
         }
         complaints.fault(err, &text);
@@ -89,6 +99,18 @@ impl Reader {
             (true, _) => Polled::Error { partition: Some(partition), message: text, fatal: false },
             // About the group or the connection: kept as the complaint, no matter of reading.
             (false, _) => Polled::Nothing,
+        }
+    }
+
+    /// An error came about another position than the one that was sought; by it librdkafka may have ended the fetching.
+    fn put_back(&self, position: Position) -> Polled<'_> {
+        tracing::debug!(target: "kafka", ?position, "an error about another position came after the seek");
+        match self.core.seek(position, SEEK) {
+            Ok(()) => Polled::Nothing,
+            // Nobody knows whether it is fetched: only another client makes sure.
+            Err(error) => {
+                Polled::Error { partition: Some(position.partition), message: error.to_string(), fatal: true }
+            }
         }
     }
 
@@ -116,6 +138,15 @@ unsafe extern "C" fn on_filled(_rk: *mut sys::rd_kafka_t, reading: *mut c_void) 
     unsafe { &*reading.cast::<Reading>() }.is_fed();
 }
 
+fn is_out_of_range(err: i32) -> bool {
+    matches!(err, code::AUTO_OFFSET_RESET | code::OFFSET_OUT_OF_RANGE)
+}
+
+/// Whether the broker has given what lies at the position, or told that nothing does.
+fn is_from_log(err: i32) -> bool {
+    matches!(err, code::NONE | code::PARTITION_EOF) || is_out_of_range(err)
+}
+
 /// Whether the bytes at the position are what is wrong, so that asking again gives the same.
 fn is_unreadable(err: i32) -> bool {
     matches!(
@@ -136,8 +167,7 @@ pub enum Polled<'a> {
         offset: i64,
     },
     /// The position is not in the log (any more): nothing more comes from this partition until a
-    /// [`seek`](crate::ConsumerSet::seek). Compare your own position with the watermarks first: right after a seek this
-    /// can still be about the position before it.
+    /// [`seek`](crate::ConsumerSet::seek). Never about a position before the last seek.
     OffsetOutOfRange {
         /// Partition number.
         partition: i32,
@@ -295,10 +325,11 @@ mod tests {
         assert!(producer.flush(TIMEOUT));
     }
 
-    #[test]
-    fn a_reader_is_fed_as_soon_as_its_queue_is_filled_whoever_has_the_processor() {
-        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
-        mock.create_topic("files", 2, 1).unwrap();
+    fn topic(
+        mock: &MockCluster<'static, DefaultProducerContext>,
+        partitions: i32,
+    ) -> (Settings, ConsumerTuning) {
+        mock.create_topic("files", partitions, 1).unwrap();
         let properties = [("bootstrap.servers".to_owned(), mock.bootstrap_servers())].into();
         let settings = Settings { properties, topic: "files".to_owned(), client_id: "test".to_owned() };
         let tuning = ConsumerTuning {
@@ -309,6 +340,44 @@ mod tests {
             fetch_interval: Duration::ZERO,
             clients: 1,
         };
+        (settings, tuning)
+    }
+
+    #[test]
+    fn what_was_wrong_with_the_position_before_a_seek_is_not_told_after_it() {
+        let mock = MockCluster::new(1).unwrap();
+        let (settings, tuning) = topic(&mock, 1);
+        send(&settings, 0);
+        for split in [Split::PerPartition, Split::Merged] {
+            let outside = Position { partition: 0, offset: 1_000 };
+            let (set, mut readers) =
+                ConsumerSet::start(&settings, "group", &[outside], split, &tuning).unwrap();
+            let reader = &mut readers[0];
+            wait_until("the error is in its queue", || !reader.queue.is_empty());
+            // As if the partition had been sought just before the error came.
+            reader.core.places.note(0, Place::Sought(0));
+            wait_until("the record comes", || match reader.poll(TIMEOUT) {
+                Polled::Record(record) => record.offset() == 0,
+                Polled::Nothing => false,
+                Polled::EndOfPartition { .. }
+                | Polled::OffsetOutOfRange { .. }
+                | Polled::Unreadable { .. }
+                | Polled::Error { .. } => panic!("{split:?}: not the record"),
+            });
+            // From here on, and of the place that was sought, it is told.
+            reader.seek(outside, TIMEOUT).unwrap();
+            wait_until("the position is out of range", || {
+                matches!(reader.poll(TIMEOUT), Polled::OffsetOutOfRange { partition: 0 })
+            });
+            drop(readers);
+            set.stop(TIMEOUT);
+        }
+    }
+
+    #[test]
+    fn a_reader_is_fed_as_soon_as_its_queue_is_filled_whoever_has_the_processor() {
+        let mock = MockCluster::new(1).unwrap();
+        let (settings, tuning) = topic(&mock, 2);
         for split in [Split::PerPartition, Split::Merged] {
             let positions = [0, 1].map(|partition| Position { partition, offset: 0 });
             let (set, mut readers) =
