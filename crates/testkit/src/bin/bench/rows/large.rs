@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::measure::{Bare, GIB, Pairs, Sample, Usage, median, run, settle_disk};
+use crate::measure::{Bare, GIB, Pairs, Sample, Usage, median, run, settle};
 use crate::place::{DELIVERED, Place, Round, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
@@ -82,7 +82,7 @@ fn bare_upload(place: &Place, file: &Path, settings: &[String]) -> Result<Sample
     let args = place.bare_args(&round, PARTITIONS);
     let args = [args, words(&["--upload", &file.to_string_lossy()]), settings.to_vec()].concat();
     let mut bare = Bare::start(&args)?;
-    settle_disk();
+    settle();
     let begun = Instant::now();
     bare.go()?;
     let (took, usage) = bare.done(begun)?;
@@ -93,7 +93,7 @@ fn product_upload(place: &Place, file: &Path) -> Result<Sample> {
     let round = place.round(PARTITIONS);
     let mut uploader = round.ready_uploader(&[]);
     let (aside, mark) = (round.aside(file)?, uploader.mark());
-    settle_disk();
+    settle();
     let before = Usage::of(uploader.pid())?;
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, mark, UPLOADED, 1)?;
@@ -115,7 +115,7 @@ pub(super) fn bare_download_with(
 ) -> Result<Sample> {
     let out = place.folder("out").join("file");
     let to = words(&["--download", &out.to_string_lossy(), "--bytes", &bytes.to_string()]);
-    settle_disk();
+    settle();
     let mut bare = Bare::start(&[args, to, settings.to_vec()].concat())?;
     let (took, usage) = bare.done(Instant::now())?;
     ensure!(fs::metadata(&out)?.len() == bytes, "the bare client wrote another size");
@@ -126,7 +126,7 @@ pub(super) fn bare_download_with(
 /// A downloader that has never run reads the topic from its beginning.
 pub(super) fn product_download(place: &Place, filled: &Round<'_>, bytes: u64) -> Result<Sample> {
     let (name, output) = (format!("down-{}", rand::random::<u32>()), place.folder("out"));
-    settle_disk();
+    settle();
     let mut downloader = filled.downloader_at(&name, &output, &[]);
     downloader.wait_for_line(crate::place::STARTED, testkit::LONG);
     let (begun, before) = (Instant::now(), Usage::of(downloader.pid())?);
@@ -237,7 +237,7 @@ fn copy(place: &Place, file: &Path, size: u64) -> Result<Line> {
     let out = place.folder("out").join("copy");
     let mut speeds = Vec::new();
     for _ in 0..place.scale.pairs.max(1) {
-        settle_disk();
+        settle();
         let begun = Instant::now();
         run("cp", &[file, &out])?;
         fs::File::open(&out)?.sync_all()?;
@@ -273,7 +273,7 @@ fn product_both(place: &Place, file: &Path, size: u64) -> Result<Sample> {
     let round = place.round(PARTITIONS);
     let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(&[]));
     let (aside, mark) = (round.aside(file)?, downloader.mark());
-    settle_disk();
+    settle();
     let before = together(Usage::of(uploader.pid())?, Usage::of(downloader.pid())?);
     let begun = round.drop_in(&aside);
     await_files(&mut downloader, mark, DELIVERED, 1)?;
@@ -292,7 +292,7 @@ fn bare_both(place: &Place, file: &Path, size: u64, (up, down): (&[String], &[St
     let mut receiver = Bare::start(&[place.bare_args(&round, PARTITIONS), to, down.to_vec()].concat())?;
     let from = words(&["--upload", &file.to_string_lossy()]);
     let mut sender = Bare::start(&[place.bare_args(&round, PARTITIONS), from, up.to_vec()].concat())?;
-    settle_disk();
+    settle();
     let begun = Instant::now();
     sender.go()?;
     let (took, received) = receiver.done(begun)?;

@@ -12,7 +12,7 @@ use testkit::Weather;
 use testkit::source::rename;
 
 use super::large;
-use crate::measure::{Bare, Pairs, Sample, median, settle_disk};
+use crate::measure::{Bare, Pairs, Sample, median, settle};
 use crate::place::{Place, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
@@ -137,7 +137,7 @@ pub(super) fn upload(place: &Place, file: &Path, size: u64, partitions: i32, lic
     rename(&warm_up, &round.spool.join("warm-up"));
     await_files(&mut uploader, mark, UPLOADED, 1)?;
     let (aside, mark) = (round.aside(file)?, uploader.mark());
-    settle_disk();
+    settle();
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, mark, UPLOADED, 1)?;
     let took = begun.elapsed();
@@ -155,7 +155,7 @@ fn bare(place: &Place, file: &Path, size: u64, partitions: i32, property: &str) 
     args.extend(words.iter().map(|&word| word.to_owned()));
     args.extend([place.link.address().to_string(), "--partitions".to_owned(), partitions.to_string()]);
     let mut client = Bare::start(&args)?;
-    settle_disk();
+    settle();
     let begun = Instant::now();
     client.go()?;
     let (took, _) = client.done(begun)?;

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use testkit::{Cluster, Daemon, LONG, Rig, tree};
 
 use super::link;
-use crate::measure::{GIB, Usage, settle_disk};
+use crate::measure::{GIB, Usage, settle};
 use crate::place::{DELIVERED, Place, STARTED, UPLOADED, await_files};
 use crate::plot::{Curve, draw};
 use crate::table::{Line, Target, significant};
@@ -97,7 +97,7 @@ fn under_cap(place: &Place, partitions: i32) -> Result<f64> {
     let size = u64::from(partitions.unsigned_abs()) * CAPPED_CHUNKS * CHUNK;
     let mut uploader = round.ready_uploader(&["--set", "partition_rate_max=1MB/s"]);
     let aside = testkit::Source::new(round.scratch.folder("aside"), 1).write("file", size);
-    settle_disk();
+    settle();
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, 0, UPLOADED, 1)?;
     let took = begun.elapsed();
@@ -181,7 +181,7 @@ pub(crate) fn costs_of_partitions(place: &Place) -> Result<Vec<Line>> {
         let both = through(place, partitions, 1, |rig| {
             let aside = rig.scratch.folder("aside").join("file");
             std::fs::hard_link(&file, &aside)?;
-            settle_disk();
+            settle();
             testkit::source::rename(&aside, &rig.spool.join("file"));
             Ok(())
         })?;
@@ -206,7 +206,7 @@ pub(super) fn drop_set(rig: &Rig, files: u64, size: u64) -> Result<()> {
     let aside = rig.scratch.folder("aside").join("set");
     let mut source = testkit::Source::new(&aside, 3);
     (0..files).for_each(|number| drop(source.write(format!("{}/{number}", number / 1_000), size)));
-    settle_disk();
+    settle();
     testkit::source::rename(&aside, &rig.spool.join("set"));
     Ok(())
 }
@@ -273,7 +273,7 @@ fn many_uploaders(place: &Place, number: u64) -> Result<(f64, Vec<Usage>)> {
             source.write(format!("file-{index}"), SHARED_BYTES / number)
         })
         .collect();
-    settle_disk();
+    settle();
     let before: Result<Vec<Usage>> = daemons.iter().map(|daemon| Usage::of(daemon.pid())).collect();
     let begun = Instant::now();
     for (index, (aside, spool)) in asides.iter().zip(&spools).enumerate() {
@@ -316,7 +316,7 @@ fn once(rig: &Rig, file: &Path, size: u64) -> Result<f64> {
     uploader.wait_for_line(STARTED, LONG);
     let aside = rig.scratch.folder("aside").join("file");
     std::fs::hard_link(file, &aside)?;
-    settle_disk();
+    settle();
     let begun = Instant::now();
     testkit::source::rename(&aside, &rig.spool.join("file"));
     await_files(&mut uploader, 0, UPLOADED, 1)?;

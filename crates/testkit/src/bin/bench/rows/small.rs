@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use testkit::tree;
 
-use crate::measure::{Pairs, Sample, Usage, median, run, settle_disk};
+use crate::measure::{Pairs, Sample, Usage, median, run, settle};
 use crate::place::{DELIVERED, Place, Round, STARTED, UPLOADED, await_files};
 use crate::table::{Line, Target};
 
@@ -20,7 +20,7 @@ const FILES_PER_S: &str = "files/s";
 /// `cp -r`, and everything of it on the disk.
 fn copy(place: &Place, set: &Path) -> Result<Sample> {
     let out = place.folder("out").join("copy");
-    settle_disk();
+    settle();
     let begun = Instant::now();
     run("cp", &["-r".as_ref(), set, &out])?;
     rustix::fs::syncfs(fs::File::open(&out)?)?;
@@ -32,7 +32,7 @@ fn copy(place: &Place, set: &Path) -> Result<Sample> {
 fn send(place: &Place, round: &Round<'_>, set: &Path) -> Result<Sample> {
     let mut uploader = round.ready_uploader(&[]);
     let (aside, mark) = (round.aside_all(set)?, uploader.mark());
-    settle_disk();
+    settle();
     let begun = round.drop_in(&aside);
     await_files(&mut uploader, mark, UPLOADED, place.scale.files)?;
     let (took, usage) = (begun.elapsed(), Usage::of(uploader.pid())?);
@@ -43,7 +43,7 @@ fn send(place: &Place, round: &Round<'_>, set: &Path) -> Result<Sample> {
 /// A downloader that has never run reads the topic from its beginning.
 fn receive(place: &Place, filled: &Round<'_>) -> Result<Sample> {
     let (name, output) = (format!("down-{}", rand::random::<u32>()), place.folder("out"));
-    settle_disk();
+    settle();
     let mut downloader = filled.downloader_at(&name, &output, &[]);
     downloader.wait_for_line(STARTED, testkit::LONG);
     let begun = Instant::now();
