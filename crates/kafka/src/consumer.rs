@@ -159,7 +159,7 @@ impl ConsumerSet {
     /// [`Reader::seek`] for the thread that has no reader at hand; its reader must not be polled meanwhile.
     ///
     /// # Errors
-    /// The partition then stands where it stood.
+    /// Nobody knows then whether and from where the partition is read: start another set.
     pub fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
         let owner = self.owners.get(&position.partition).and_then(|owner| self.members.get(*owner));
         owner.unwrap_or_else(|| self.first()).core().seek(position, timeout)

@@ -139,8 +139,17 @@ pub(crate) enum Place {
     Left,
     /// Sought, and nothing has come from there yet. What was wrong with the place before, or with a position out of
     /// damaged bytes, may still come as an error, which librdkafka does not count as outdated.
-    Sought(i64),
+    Sought {
+        /// The place.
+        offset: i64,
+        /// How often it was sought again after such an error, up to [`PUT_BACK_MAX`].
+        put_back: u32,
+    },
 }
+
+/// So often a partition is put back after an error about another position. Bytes that lead the client away each time it comes by would else be asked
+/// for without a pause and without a word.
+pub(crate) const PUT_BACK_MAX: u32 = 3;
 
 /// Partitions of which more is to be known than that they are read.
 #[derive(Default)]
@@ -323,24 +332,19 @@ impl Core {
 
     /// Puts a partition elsewhere; nothing fetched before is delivered any more.
     pub(crate) fn seek(&self, position: Position, timeout: Duration) -> Result<()> {
+        self.put(position, 0, timeout)
+    }
+
+    /// [`seek`](Core::seek), for the so many-th time to the same place.
+    pub(crate) fn put(&self, position: Position, put_back: u32, timeout: Duration) -> Result<()> {
         check(&[position])?;
         let Position { partition, offset } = position;
         // Before it: noted later, it could outlast the first record, and a true error then lead back to an old place.
-        let before = self.places.note(partition, Place::Sought(offset));
-        let sought = match before {
+        match self.places.note(partition, Place::Sought { offset, put_back }) {
             // It is out of the assignment: see `leave`.
             Some(Place::Left) => self.assign_again(position),
-            Some(Place::Sought(_)) | None => self.seek_assigned(position, timeout),
-        };
-        if sought.is_err() {
-            match before {
-                Some(place) => {
-                    self.places.note(partition, place);
-                }
-                None => self.places.forget(partition),
-            }
+            Some(Place::Sought { .. }) | None => self.seek_assigned(position, timeout),
         }
-        sought
     }
 
     fn seek_assigned(&self, position: Position, timeout: Duration) -> Result<()> {
@@ -426,14 +430,14 @@ mod tests {
         let places = Places::default();
         assert_eq!(places.get(0), None);
         places.note(0, Place::Left);
-        places.note(1, Place::Sought(7));
+        places.note(1, Place::Sought { offset: 7, put_back: 0 });
         assert_eq!(
             (places.get(0), places.get(1), places.get(2)),
-            (Some(Place::Left), Some(Place::Sought(7)), None)
+            (Some(Place::Left), Some(Place::Sought { offset: 7, put_back: 0 }), None)
         );
-        places.note(0, Place::Sought(5));
+        places.note(0, Place::Sought { offset: 5, put_back: 1 });
         places.forget(1);
-        assert_eq!((places.get(0), places.get(1)), (Some(Place::Sought(5)), None));
+        assert_eq!((places.get(0), places.get(1)), (Some(Place::Sought { offset: 5, put_back: 1 }), None));
         places.note(0, Place::Left);
         assert_eq!(places.get(0), Some(Place::Left), "the next batch cannot be read either");
         places.forget(0);

@@ -14,7 +14,7 @@ use rdkafka::bindings as sys;
 use crate::Result;
 use crate::consumer::Position;
 use crate::ffi::{self, Queue, code};
-use crate::member::{Core, Place};
+use crate::member::{Core, PUT_BACK_MAX, Place};
 use crate::pace::Reading;
 
 /// Putting a partition elsewhere takes no broker, only librdkafka's main thread.
@@ -51,7 +51,7 @@ impl Reader {
     /// [`Polled::OffsetOutOfRange`]. Nothing that was fetched before is given any more.
     ///
     /// # Errors
-    /// The partition then stands where it stood.
+    /// Nobody knows then whether and from where the partition is read: start another client.
     pub fn seek(&mut self, position: Position, timeout: Duration) -> Result<()> {
         self.core.seek(position, timeout)
     }
@@ -66,13 +66,17 @@ impl Reader {
             match self.core.places.get(partition) {
                 None => {}
                 Some(Place::Left) => return Polled::Nothing,
-                Some(Place::Sought(wanted)) if is_out_of_range(message.code()) && offset != wanted => {
+                Some(Place::Sought { offset: wanted, put_back })
+                    if is_out_of_range(message.code()) && offset != wanted && put_back < PUT_BACK_MAX =>
+                {
                     drop(message);
-                    return self.put_back(Position { partition, offset: wanted });
+                    return self.put_back(Position { partition, offset: wanted }, put_back + 1);
                 }
                 // Any other error may pass, and the place is still to be reached.
-                Some(Place::Sought(_)) if is_from_log(message.code()) => self.core.places.forget(partition),
-                Some(Place::Sought(_)) => {}
+                Some(Place::Sought { .. }) if is_from_log(message.code()) => {
+                    self.core.places.forget(partition);
+                }
+                Some(Place::Sought { .. }) => {}
             }
         }
         match message.code() {
@@ -103,9 +107,9 @@ impl Reader {
     }
 
     /// An error came about another position than the one that was sought; by it librdkafka may have ended the fetching.
-    fn put_back(&self, position: Position) -> Polled<'_> {
-        tracing::debug!(target: "kafka", ?position, "an error about another position came after the seek");
-        match self.core.seek(position, SEEK) {
+    fn put_back(&self, position: Position, times: u32) -> Polled<'_> {
+        tracing::debug!(target: "kafka", ?position, times, "an error about another position came after the seek");
+        match self.core.put(position, times, SEEK) {
             Ok(()) => Polled::Nothing,
             // Nobody knows whether it is fetched: only another client makes sure.
             Err(error) => {
@@ -167,7 +171,8 @@ pub enum Polled<'a> {
         offset: i64,
     },
     /// The position is not in the log (any more): nothing more comes from this partition until a
-    /// [`seek`](crate::ConsumerSet::seek). Never about a position before the last seek.
+    /// [`seek`](crate::ConsumerSet::seek). Between a seek and the first record from there, one about another position only puts
+    /// the partition back, three times at most.
     OffsetOutOfRange {
         /// Partition number.
         partition: i32,
@@ -353,9 +358,8 @@ mod tests {
             let (set, mut readers) =
                 ConsumerSet::start(&settings, "group", &[outside], split, &tuning).unwrap();
             let reader = &mut readers[0];
-            wait_until("the error is in its queue", || !reader.queue.is_empty());
             // As if the partition had been sought just before the error came.
-            reader.core.places.note(0, Place::Sought(0));
+            reader.core.places.note(0, Place::Sought { offset: 0, put_back: 0 });
             wait_until("the record comes", || match reader.poll(TIMEOUT) {
                 Polled::Record(record) => record.offset() == 0,
                 Polled::Nothing => false,
@@ -364,11 +368,17 @@ mod tests {
                 | Polled::Unreadable { .. }
                 | Polled::Error { .. } => panic!("{split:?}: not the record"),
             });
-            // From here on, and of the place that was sought, it is told.
+            let is_told = |reader: &mut Reader| {
+                wait_until("the position is out of range", || {
+                    matches!(reader.poll(TIMEOUT), Polled::OffsetOutOfRange { partition: 0 })
+                });
+            };
+            // From here on, and of the place that was sought, it is told; and when the client goes astray every time.
             reader.seek(outside, TIMEOUT).unwrap();
-            wait_until("the position is out of range", || {
-                matches!(reader.poll(TIMEOUT), Polled::OffsetOutOfRange { partition: 0 })
-            });
+            is_told(reader);
+            reader.seek(outside, TIMEOUT).unwrap();
+            reader.core.places.note(0, Place::Sought { offset: 0, put_back: PUT_BACK_MAX });
+            is_told(reader);
             drop(readers);
             set.stop(TIMEOUT);
         }

@@ -223,7 +223,11 @@ const TOUCHED_MAX: u64 = 5 << 30;
 pub(crate) fn settle() {
     rustix::fs::sync();
     let free = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_free(&text)).unwrap_or(0);
-    let touched = usize::try_from((free / 4 * 3).min(TOUCHED_MAX)).unwrap_or(0);
+    // A container has less than its machine, and says nothing here when it has no limit.
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
+    let touched = (free / 4 * 3).min(limit / 4).min(TOUCHED_MAX);
+    let touched = usize::try_from(touched).unwrap_or(0);
     drop(std::hint::black_box(vec![1_u8; touched]));
 }
 

@@ -15,8 +15,8 @@ use protocol::{
 use testkit::page::LISTEN;
 use testkit::{Daemon, LONG, Page, Rig, forge, topic, tree, wait_until};
 
-use super::scale::{draw_if_wanted, drop_set, line};
-use crate::measure::Usage;
+use super::scale::{draw_if_wanted, line, set_aside};
+use crate::measure::{Usage, settle};
 use crate::place::{DELIVERED, Place, UPLOADED, await_files};
 use crate::plot::Curve;
 use crate::table::{Line, Target};
@@ -81,8 +81,10 @@ fn uploads(place: &Place, files: u64) -> Result<Usage> {
     let rate = format!("rate_max={}KB/s", FILE_BYTES * files / 1_000);
     let chunk = format!("chunk_size={CHUNK}");
     let mut uploader = round.ready_uploader(&["--set", &chunk, "--set", &rate]);
+    let aside = set_aside(&round, files, FILE_BYTES);
+    settle();
     let before = Usage::of(uploader.pid())?;
-    drop_set(&round, files, FILE_BYTES)?;
+    testkit::source::rename(&aside, &round.spool.join("set"));
     await_open(&uploader, &round.spool, files)?;
     await_files(&mut uploader, 0, UPLOADED, files)?;
     let usage = Usage::of(uploader.pid())?.since(before);

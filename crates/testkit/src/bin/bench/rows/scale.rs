@@ -3,7 +3,7 @@
 //!
 //! What must never happen here: a point for work that was not done, or a curve whose points differ in more than the number.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -113,17 +113,19 @@ struct Both {
     down: Usage,
 }
 
-/// Drops what `fill` makes into the spool of two fresh daemons, and waits until so many files are delivered.
+/// Drops what `prepare` makes beside the spool of two fresh daemons into it, and waits until so many files are delivered.
 fn through(
     place: &Place,
     partitions: i32,
     files: u64,
-    fill: impl FnOnce(&Rig) -> Result<()>,
+    prepare: impl FnOnce(&Rig) -> Result<PathBuf>,
 ) -> Result<Both> {
     let round = place.round(partitions);
     let (mut downloader, uploader) = (round.ready_downloader(&[]), round.ready_uploader(&[]));
+    let aside = prepare(&round)?;
+    settle();
     let before = (Usage::of(uploader.pid())?, Usage::of(downloader.pid())?);
-    fill(&round)?;
+    testkit::source::rename(&aside, &round.spool.join("set"));
     await_files(&mut downloader, 0, DELIVERED, files)?;
     let up = Usage::of(uploader.pid())?.since(before.0);
     let down = Usage::of(downloader.pid())?.since(before.1);
@@ -181,9 +183,7 @@ pub(crate) fn costs_of_partitions(place: &Place) -> Result<Vec<Line>> {
         let both = through(place, partitions, 1, |rig| {
             let aside = rig.scratch.folder("aside").join("file");
             std::fs::hard_link(&file, &aside)?;
-            settle();
-            testkit::source::rename(&aside, &rig.spool.join("file"));
-            Ok(())
+            Ok(aside)
         })?;
         costs.push(f64::from(partitions), &both, size as f64 / GIB);
     }
@@ -195,20 +195,18 @@ pub(crate) fn costs_of_files(place: &Place) -> Result<Vec<Line>> {
     let mut costs = Costs::new("CPU ms/file");
     for part in [100, 25, 5, 1] {
         let files = (place.scale.files / part).max(10);
-        let both = through(place, 6, files, |rig| drop_set(rig, files, 4_096))?;
+        let both = through(place, 6, files, |rig| Ok(set_aside(rig, files, 4_096)))?;
         costs.push(files as f64, &both, files as f64 / 1e3);
     }
     costs.finish(place, "files", "files of 4 KiB")
 }
 
-/// A folder of files, renamed in as a whole.
-pub(super) fn drop_set(rig: &Rig, files: u64, size: u64) -> Result<()> {
+/// A folder of files beside the spool.
+pub(super) fn set_aside(rig: &Rig, files: u64, size: u64) -> PathBuf {
     let aside = rig.scratch.folder("aside").join("set");
     let mut source = testkit::Source::new(&aside, 3);
     (0..files).for_each(|number| drop(source.write(format!("{}/{number}", number / 1_000), size)));
-    settle();
-    testkit::source::rename(&aside, &rig.spool.join("set"));
-    Ok(())
+    aside
 }
 
 /// More and more uploaders that send the same bytes into one topic.
