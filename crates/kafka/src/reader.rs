@@ -1,7 +1,7 @@
 //! Reading one queue, record by record, in librdkafka's own memory.
 //!
 //! What must never happen here: a record used after it was given back, a header looked at, an error mistaken for
-//! the end of a partition.
+//! the end of a partition, an error about a place that was left taken for one about the place that was sought.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;

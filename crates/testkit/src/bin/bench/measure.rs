@@ -222,19 +222,15 @@ const TOUCHED_MAX: u64 = 5 << 30;
 /// can be more than all the work that is measured: 2.0 to 2.7 s/GiB where 0.4 are usual. Deleted files are such memory.
 pub(crate) fn settle() {
     rustix::fs::sync();
-    let free = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_free(&text)).unwrap_or(0);
+    let memory = rustix::system::sysinfo();
+    // Used by nobody, not for a cache either.
+    let free = memory.freeram.saturating_mul(u64::from(memory.mem_unit));
     // A container has less than its machine, and says nothing here when it has no limit.
     let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
     let touched = (free / 4 * 3).min(limit / 4).min(TOUCHED_MAX);
     let touched = usize::try_from(touched).unwrap_or(0);
     drop(std::hint::black_box(vec![1_u8; touched]));
-}
-
-/// Memory that nobody uses, not for a cache either, of `/proc/meminfo`.
-fn mem_free(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Runs a program to its end.
