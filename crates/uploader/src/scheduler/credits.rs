@@ -56,7 +56,7 @@ pub struct Limits {
     pub partition_rate_max: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Partition {
     sum: Sum,
     pace: Pace,
@@ -256,8 +256,9 @@ impl Credits {
     fn partition(&mut self, number: u32) -> &mut Partition {
         let index = number as usize;
         if index >= self.partitions.len() {
-            let fresh = Partition { sum: Sum::default(), pace: Pace::new(self.limits.partition_rate_max) };
-            self.partitions.resize(index + 1, fresh);
+            let rate = self.limits.partition_rate_max;
+            let fresh = || Partition { sum: Sum::default(), pace: Pace::new(rate) };
+            self.partitions.resize_with(index + 1, fresh);
         }
         &mut self.partitions[index]
     }

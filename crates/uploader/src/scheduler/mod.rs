@@ -12,6 +12,7 @@
 //! I/O, no clock, no thread.
 
 mod credits;
+mod even;
 mod event;
 mod flow;
 mod lanes;

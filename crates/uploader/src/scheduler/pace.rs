@@ -1,7 +1,7 @@
 //! A rate in bytes per second, kept at the broker and not only here.
 //!
-//! Two rules. *Even:* each record pushes the earliest time of the next one by its own length; a delay of up to
-//! [`CATCH_UP`] is made good, so that late timers do not cost throughput. *Never above:* a record goes only while what the
+//! Two rules. *Even* ([`Even`]): each record pushes the earliest time of the next one by its own length; a short delay is made good, so
+//! that late timers do not cost throughput. *Never above:* a record goes only while what the
 //! broker may have taken within the last second is not above the rate; the broker's last second is everything on its way and
 //! everything reported since. So whatever delays records between here and the broker, and lets them arrive together:
 //! no second at the broker holds more than the rate and one record. Proof: let `j` be the record of that second which was sent
@@ -9,23 +9,22 @@
 //!
 //! What must never happen here: a record counted as arrived before its report; the broker may still be taking it.
 
+use super::even::Even;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Delays up to this are made good.
-const CATCH_UP: Duration = Duration::from_millis(100);
 /// The time over which the rate must hold.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Reports are kept in steps of this, rounded up, so that a window is at most 101 of them.
 const STEP_NANOS: u64 = 10_000_000;
 
 /// See the module. Without a rate everything may go at once.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pace {
     /// Bytes per second.
     rate: Option<u64>,
-    /// Earliest time of the next record; `None` before the first.
-    next: Option<Duration>,
+    /// Of that rate.
+    even: Option<Even>,
     /// Bytes on their way.
     flying: u64,
     /// Bytes that were reported, with the time, oldest first, and their sum.
@@ -36,19 +35,14 @@ pub struct Pace {
 impl Pace {
     /// Nothing sent yet.
     pub fn new(rate: Option<u64>) -> Pace {
-        Pace {
-            rate: rate.map(|rate| rate.max(1)),
-            next: None,
-            flying: 0,
-            reported: VecDeque::new(),
-            reported_sum: 0,
-        }
+        let rate = rate.map(|rate| rate.max(1));
+        Pace { rate, even: rate.map(Even::new), flying: 0, reported: VecDeque::new(), reported_sum: 0 }
     }
 
     /// When the next record may go, now or later; `None`: not before something on its way was reported.
     pub fn due(&mut self, now: Duration) -> Option<Duration> {
         let Some(rate) = self.rate else { return Some(now) };
-        let due = self.next.unwrap_or(now).max(now);
+        let due = self.even.as_ref().and_then(Even::next).unwrap_or(now).max(now);
         while self.reported.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
             let (_, bytes) = self.reported.pop_front().unwrap_or_default();
             self.reported_sum -= bytes;
@@ -68,26 +62,16 @@ impl Pace {
 
     /// A record goes.
     pub fn charge(&mut self, now: Duration, bytes: u64) {
-        let Some(rate) = self.rate else { return };
-        let late = now.saturating_sub(self.next.unwrap_or_default());
-        let from = match self.next {
-            Some(next) if late <= WINDOW => next.max(now.saturating_sub(CATCH_UP)),
-            // There was nothing to send meanwhile.
-            _ => now,
-        };
-        self.next = Some(from + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        let Some(even) = &mut self.even else { return };
+        even.charge(now, bytes);
         self.flying += bytes;
     }
 
-    /// A record goes once more. It waits for no rate, so a broker that refuses one for an hour must not be paid for by an hour
-    /// without any: what is due moves no further than behind this record and what it was charged before.
+    /// A record goes once more, see [`Even::charge_again`].
     pub fn charge_again(&mut self, now: Duration, bytes: u64) {
-        let before = self.next.unwrap_or_default();
-        self.charge(now, bytes);
-        if let (Some(rate), Some(next)) = (self.rate, self.next) {
-            let behind_it = now + Duration::from_secs_f64(2.0 * bytes as f64 / rate as f64);
-            self.next = Some(next.min(before.max(behind_it)));
-        }
+        let Some(even) = &mut self.even else { return };
+        even.charge_again(now, bytes);
+        self.flying += bytes;
     }
 
     /// The broker has it, or may have it.
