@@ -204,3 +204,23 @@ fn dry_run_says_what_would_be_sent_and_touches_nothing() {
     rig.download_once(&[]);
     assert_eq!(crate::rig::count(&rig.output), 0);
 }
+
+/// Decision 20: a thread that is woken does not take the processor from one in the middle of a chunk.
+#[test]
+fn all_threads_of_the_uploader_are_a_batch_to_the_scheduler() {
+    let rig = Rig::new("batch", 2);
+    let up = rig.uploader(&["--settle", "0s"]);
+    up.wait_for_line("successfully started", LONG);
+    rig.source(1).write("a.bin", 3_000_000);
+    up.wait_for_line(": uploaded, ", LONG);
+    let mut seen = 0;
+    for task in std::fs::read_dir(format!("/proc/{}/task", up.pid())).unwrap() {
+        // One that has ended meanwhile tells nothing.
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, rest) = stat.rsplit_once(')').unwrap();
+        // Field 41 of proc_pid_stat(5), counted from 1, of which the name was the second; `SCHED_BATCH` is 3.
+        assert_eq!(rest.split_whitespace().nth(41 - 3), Some("3"), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen} threads");
+}

@@ -27,6 +27,7 @@ mod producer;
 mod questions;
 mod reader;
 mod request;
+mod scheduling;
 mod settings;
 mod topic;
 mod unpack;
@@ -39,6 +40,7 @@ pub use probe::{Probed, probe};
 pub use producer::{Delivery, Disposition, Outcome, Producer, ProducerTuning, Rejected, Value};
 pub use questions::{Rights, TopicConfig, probe_idempotence};
 pub use reader::{Polled, Reader, Record};
+pub use scheduling::schedule_as_batch;
 pub use settings::{
     DEFAULT_MAX_MESSAGE_BYTES, Settings, TOPIC_CONFIG, batch_max, is_encrypted, partition_in_flight,
     requests_in_flight, truth,

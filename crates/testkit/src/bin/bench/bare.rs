@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// One reader and writer for all partitions instead of one for each.
     #[arg(long)]
     pub merged: bool,
+    /// Scheduled as a batch, as the uploader is.
+    #[arg(long)]
+    pub batch: bool,
     /// KEY=VALUE of librdkafka.
     #[arg(long)]
     pub property: Vec<String>,
@@ -75,6 +78,9 @@ impl Options {
 
 /// The process' whole life.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.batch {
+        kafka::schedule_as_batch();
+    }
     match (&options.upload, &options.download) {
         (Some(file), _) => upload(options, file)?,
         (None, Some(out)) => download(options, out)?,
