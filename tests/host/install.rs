@@ -36,6 +36,10 @@ fn installed_edited_started_the_first_file_arrives_and_so_it_does_after_a_reboot
         "the tool finds the daemons by itself"
     );
 
+    // Its filter of system calls takes it the right to: it is the unit's doing.
+    let policy = host.sh(&format!("chrt --pid {}", host.property(UPLOADER, "MainPID")));
+    assert!(policy.contains("SCHED_BATCH"), "{policy}");
+
     installed.host.reboot();
     let host = &installed.host;
     host.wait_for_property(UPLOADER, "ActiveState", "active");

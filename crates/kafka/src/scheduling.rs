@@ -2,8 +2,8 @@
 //!
 //! A chunk passes from thread to thread: who is done with it wakes the next. By default the one that is woken may take the processor from one that is in the
 //! middle of its own chunk, which then comes back to a cold cache. As a batch (`SCHED_BATCH`) it waits until that one sleeps or has had its turn, a few
-//! milliseconds at most, and runs at once where a processor is free. What must never happen here: a policy overruled that somebody
-//! chose for this process, or a process that does not run because the kernel refuses.
+//! milliseconds at most, and runs at once where a processor is free. What must never happen here: a policy other than the default one
+//! overruled, or a process that does not run because the kernel refuses.
 
 use std::ffi::c_int;
 

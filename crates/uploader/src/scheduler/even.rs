@@ -1,10 +1,11 @@
 //! A rate kept evenly: GCRA by the crate `governor`, told the time instead of reading it.
 //!
 //! Each record pushes the earliest time of the next one by its own length. `governor` counts in `u32` cells and refuses what does not fit into its
-//! burst; a record that waits for no rate must be counted all the same. So the burst is as large as can be, and what is looked at is
+//! burst; an END, which waits for no rate, must be counted all the same. So the burst is as large as can be, and what is looked at is
 //! not whether a record is let through but how much is owed after it.
 //!
-//! What must never happen here: a record that goes and is not counted, or a rate above the one that was asked for through rounding.
+//! What must never happen here: a rate above the one that was asked for through rounding, or a debt of which there is no end because of
+//! records that are sent again.
 
 use governor::clock::Clock;
 use governor::middleware::StateInformationMiddleware;
@@ -19,7 +20,7 @@ use std::time::Duration;
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// Who is later than this had nothing to send.
 const LATE_MAX: Duration = Duration::from_secs(1);
-/// About so many cells make a second of the rate: rounding a cell to whole nanoseconds costs a thousandth of it at most.
+/// About so many cells make a second of the rate: rounding a cell to whole nanoseconds costs two thousandths of it at most.
 const CELLS_PER_SECOND: u64 = 1_000_000;
 /// Cells that may be owed, which is half an hour of the rate or more.
 const BURST: NonZeroU32 = NonZeroU32::MAX;
@@ -31,7 +32,7 @@ struct Told(Arc<AtomicU64>);
 
 impl Told {
     fn tell(&self, now: Duration) {
-        // Up to 584 years.
+        // Centuries.
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         self.0.store(nanos, Ordering::Relaxed);
     }
@@ -78,24 +79,30 @@ impl Even {
 
     /// A record goes, due or not.
     pub fn charge(&mut self, now: Duration, bytes: u64) {
+        self.add(now, self.cells(bytes).get());
+    }
+
+    /// A record goes once more. It waits for no rate, so a broker that refuses one for an hour must not be paid for by an hour
+    /// without any: what is due moves no further than behind this record and what it was charged before.
+    pub fn charge_again(&mut self, now: Duration, bytes: u64) {
+        let cells = self.cells(bytes).get();
+        let behind_it = now + self.cell_time.saturating_mul(cells).saturating_mul(2);
+        let due = self.next.unwrap_or(now).max(now);
+        let room = behind_it.saturating_sub(due).as_nanos() / self.cell_time.as_nanos().max(1);
+        self.add(now, cells.min(u32::try_from(room).unwrap_or(u32::MAX)));
+    }
+
+    /// As many of these cells as can still be owed.
+    fn add(&mut self, now: Duration, cells: u32) {
         let late = now.saturating_sub(self.next.unwrap_or(now));
         let made_good = if late <= LATE_MAX { late.min(CATCH_UP) } else { Duration::ZERO };
         // Counted from when it was due.
         let from = now.saturating_sub(made_good);
-        let Some(cells) = NonZeroU32::new(self.cells(bytes).get().min(self.room(from))) else { return };
+        let Some(cells) = NonZeroU32::new(cells.min(self.room(from))) else { return };
         self.told.tell(from);
         if let Ok(Ok(state)) = self.limiter.check_n(cells) {
             let owed = BURST.get().saturating_sub(state.remaining_burst_capacity());
             self.next = Some(from + self.cell_time.saturating_mul(owed));
-        }
-    }
-
-    /// A record goes once more. It waits for no rate, so a broker that refuses one for an hour must not be paid for by an hour
-    /// without any: it counts unless as much as itself is owed already.
-    pub fn charge_again(&mut self, now: Duration, bytes: u64) {
-        let behind_one = now + self.cell_time.saturating_mul(self.cells(bytes).get());
-        if self.next.is_none_or(|next| next <= behind_one) {
-            self.charge(now, bytes);
         }
     }
 
@@ -136,8 +143,10 @@ mod tests {
         for _ in 0..100 {
             even.charge_again(now, 500);
         }
-        assert!(even.next().unwrap() >= now + Duration::from_millis(500));
-        assert!(even.next().unwrap() <= now + Duration::from_millis(1_000));
+        assert_eq!(even.next(), Some(now + Duration::from_millis(1_000)));
+        let later = now + Duration::from_millis(300);
+        even.charge_again(later, 500);
+        assert_eq!(even.next(), Some(later + Duration::from_millis(1_000)), "a part of it counts");
     }
 
     #[test]
@@ -166,8 +175,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rate_is_never_exceeded_and_used_to_a_hundredth(
-            rate in 1_000u64..5_000_000_000,
+        fn a_rate_is_never_exceeded_and_used_to_half_a_hundredth(
+            rate in prop_oneof![
+                Just(985_000u64), Just(1_999_999), 1_000u64..2_000_000, 2_000_000u64..100_000_000, 100_000_000u64..5_000_000_000
+            ],
             records in prop::collection::vec(1_000u64..8_000_000, 50..200),
         ) {
             // Of records below a thousand cells rounding to whole ones costs more.
@@ -175,7 +186,7 @@ mod tests {
             let (sent, time) = sent_at_once(rate, records);
             let allowed = rate as f64 * time.as_secs_f64();
             prop_assert!(sent as f64 <= allowed * (1.0 + 1e-9), "{sent} of {allowed}");
-            prop_assert!(sent as f64 >= allowed * 0.99, "{sent} of {allowed}");
+            prop_assert!(sent as f64 >= allowed * 0.995, "{sent} of {allowed}");
         }
 
         #[test]
