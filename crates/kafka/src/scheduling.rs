@@ -5,23 +5,7 @@
 //! milliseconds at most, and runs at once where a processor is free. What must never happen here: a policy other than the default one
 //! overruled, or a process that does not run because the kernel refuses.
 
-use std::ffi::c_int;
-
-/// As in `sched.h` of Linux.
-const SCHED_OTHER: c_int = 0;
-/// See [`SCHED_OTHER`].
-const SCHED_BATCH: c_int = 3;
-
-/// `struct sched_param` of `sched.h`; what other C libraries have behind it is not read.
-#[repr(C)]
-struct Parameters {
-    priority: c_int,
-}
-
-unsafe extern "C" {
-    fn sched_getscheduler(thread: c_int) -> c_int;
-    fn sched_setscheduler(thread: c_int, policy: c_int, parameters: *const Parameters) -> c_int;
-}
+use libc::{SCHED_BATCH, SCHED_OTHER, c_int, sched_getscheduler, sched_param, sched_setscheduler};
 
 /// The policy of the calling thread.
 fn policy() -> c_int {
@@ -36,16 +20,14 @@ pub fn schedule_as_batch() {
         return;
     }
     // SAFETY: the parameters live for the call, which only reads them; 0 is the one priority of this policy.
-    let _refused = unsafe { sched_setscheduler(0, SCHED_BATCH, &Parameters { priority: 0 }) };
+    let _refused = unsafe { sched_setscheduler(0, SCHED_BATCH, &sched_param { sched_priority: 0 }) };
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
-
-    /// As in `sched.h` of Linux.
-    const SCHED_IDLE: c_int = 5;
+    use libc::SCHED_IDLE;
 
     /// On a thread of its own: the others of this process stay as they are.
     fn apart(work: impl FnOnce() -> (c_int, c_int) + Send + 'static) -> (c_int, c_int) {
@@ -66,7 +48,7 @@ mod tests {
     fn a_policy_that_somebody_chose_stays() {
         let policies = apart(|| {
             // SAFETY: as in `schedule_as_batch`.
-            let done = unsafe { sched_setscheduler(0, SCHED_IDLE, &Parameters { priority: 0 }) };
+            let done = unsafe { sched_setscheduler(0, SCHED_IDLE, &sched_param { sched_priority: 0 }) };
             schedule_as_batch();
             (done, policy())
         });
