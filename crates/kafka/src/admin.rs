@@ -75,14 +75,16 @@ impl Admin {
     /// Starts the client; does not wait for a broker. Fails only on the configuration.
     pub fn new(settings: &Settings) -> Result<Admin> {
         let c_topic = ffi::c_string("the topic", &settings.topic)?;
-        let context = Context::new(&settings.client_id, None);
+        let context = Context::new(&settings.client_id);
         let client = Arc::new(Client::new(Kind::Producer, &settings::for_admin(settings), context)?);
         // Tokens are only fetched while somebody polls. The last owner destroys the client, and that may wait.
         let poller = Poller::start(
             "kafka-admin",
             client.events(),
             Arc::clone(&client),
-            |client| client.poll(POLL_MS),
+            |client| {
+                client.poll(POLL_MS);
+            },
             drop,
         )?;
         Ok(Admin { poller, client: Some(client), topic: settings.topic.clone(), c_topic, asks_config: true })

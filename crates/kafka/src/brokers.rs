@@ -259,7 +259,7 @@ mod tests {
     fn client(kind: Kind, properties: &[(&str, &str)]) -> Client {
         let properties = [("group.id", "g")].iter().chain(properties);
         let properties = properties.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Client::new(kind, &properties, Context::new("test", None)).unwrap()
+        Client::new(kind, &properties, Context::new("test")).unwrap()
     }
 
     fn poll_until(client: &Client, what: impl Fn(&Client) -> bool) {

@@ -39,20 +39,32 @@ pub(crate) struct Report {
 }
 
 type OnReport = Box<dyn Fn(Report) + Send + Sync>;
+type OnEvent = Box<dyn Fn() + Send + Sync>;
 type OnStatistics = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What callbacks work on; lives as long as the client.
 pub(crate) struct Context {
     pub(crate) complaints: Complaints,
     on_report: Option<OnReport>,
+    on_event: Option<OnEvent>,
     on_statistics: Option<OnStatistics>,
     pace: Pace,
 }
 
 impl Context {
-    pub(crate) fn new(name: &str, on_report: Option<OnReport>) -> Arc<Self> {
+    pub(crate) fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self::plain(name))
+    }
+
+    fn plain(name: &str) -> Self {
         let complaints = Complaints::new(name);
-        Arc::new(Self { complaints, on_report, on_statistics: None, pace: Pace::none() })
+        Self { complaints, on_report: None, on_event: None, on_statistics: None, pace: Pace::none() }
+    }
+
+    /// For a producer: `on_report` gets what became of each record, on the polling thread; `on_event` is called when there is something
+    /// to poll for ([`Client::tell_of_events`]), by the thread that put it there.
+    pub(crate) fn producing(name: &str, on_report: OnReport, on_event: OnEvent) -> Arc<Self> {
+        Arc::new(Self { on_report: Some(on_report), on_event: Some(on_event), ..Self::plain(name) })
     }
 
     /// For a consumer whose fetches from one broker are at least so far apart, and wait while so much memory is held: by these
@@ -63,16 +75,13 @@ impl Context {
         held_max: usize,
         readers: &Arc<Readers>,
     ) -> Arc<Self> {
-        let complaints = Complaints::new(name);
         let pace = Pace::new(fetch_interval, held_max, Arc::clone(readers));
-        Arc::new(Self { complaints, on_report: None, on_statistics: None, pace })
+        Arc::new(Self { pace, ..Self::plain(name) })
     }
 
     /// For a client that is asked about its inner state: `on_statistics` gets librdkafka's JSON, on the polling thread.
     pub(crate) fn observed(name: &str, on_statistics: OnStatistics) -> Arc<Self> {
-        let complaints = Complaints::new(name);
-        let on_statistics = Some(on_statistics);
-        Arc::new(Self { complaints, on_report: None, on_statistics, pace: Pace::none() })
+        Arc::new(Self { on_statistics: Some(on_statistics), ..Self::plain(name) })
     }
 }
 
@@ -152,12 +161,12 @@ impl Client {
         &self.context.complaints
     }
 
-    /// Serves callbacks for up to `timeout_ms`, and sees to it that the client has brokers to ask.
-    pub(crate) fn poll(&self, timeout_ms: c_int) {
+    /// Serves callbacks for up to `timeout_ms`, and sees to it that the client has brokers to ask. True when there was one to serve.
+    pub(crate) fn poll(&self, timeout_ms: c_int) -> bool {
         // SAFETY: the client is live, and the brokers are its own.
-        let helped = unsafe {
-            sys::rd_kafka_poll(self.as_ptr(), timeout_ms);
-            self.brokers.keep(self.as_ptr())
+        let (served, helped) = unsafe {
+            let served = sys::rd_kafka_poll(self.as_ptr(), timeout_ms);
+            (served > 0, self.brokers.keep(self.as_ptr()))
         };
         match helped {
             None => {}
@@ -169,12 +178,22 @@ impl Client {
                 self.complaints().note("no broker is up: trying bootstrap.servers, too");
             }
         }
+        served
     }
 
     /// The queue that [`Client::poll`] waits on.
     pub(crate) fn events(&self) -> Option<Queue> {
-        // SAFETY: the client is live; the reference is ours, and its poll thread drops it before it lets go of the client.
+        // SAFETY: the client is live; the reference is ours, and who asks for it drops it before he lets go of the client.
         unsafe { Queue::own(sys::rd_kafka_queue_get_main(self.as_ptr())) }
+    }
+
+    /// From now on the context's `on_event` is called whenever something comes into the empty queue that [`Client::poll`] serves.
+    pub(crate) fn tell_of_events(&self) {
+        let Some(queue) = self.events() else { return };
+        let context = Arc::as_ptr(&self.context).cast_mut().cast();
+        // SAFETY: the reference to the queue is live; the queue itself lives as long as the client, and so does the context, which
+        // `Client` holds until the client is destroyed; the callback has the signature librdkafka expects and never unwinds.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(on_event), context) }
     }
 
     /// The error that ended this client's life, if one did.
@@ -264,6 +283,19 @@ unsafe extern "C" fn on_error(
                 words = said.text();
             }
             context.complaints.fault(err, &words);
+        }
+    });
+}
+
+/// Called with the queue's lock held: what it calls must not use the client.
+unsafe extern "C" fn on_event(_rk: *mut sys::rd_kafka_t, opaque: *mut c_void) {
+    guarded(|| {
+        // SAFETY: `opaque` is the context given with the callback, alive as long as the client.
+        unsafe {
+            let Some(context) = opaque.cast::<Context>().as_ref() else { return };
+            if let Some(on_event) = &context.on_event {
+                on_event();
+            }
         }
     });
 }
@@ -376,6 +408,10 @@ impl Poller {
     pub(crate) fn wake(&self) {
         if let Some(events) = &*lock(&self.events) {
             events.end_wait();
+        }
+        // A step that waits for something else is parked.
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 

@@ -27,6 +27,9 @@ const DROP_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two questions of a client that is being connected, after an error.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
+/// [`Producer::flush`] of an attended producer looks this often whether somebody else has served the last report, ms.
+const FLUSH_STEP_MS: std::ffi::c_int = 50;
+
 /// Sizes and switches of a producer.
 #[derive(Debug, Clone)]
 pub struct ProducerTuning {
@@ -151,6 +154,8 @@ pub struct Producer<T: Send + 'static> {
     // Before the core: see `drop`.
     poller: Poller,
     core: Option<Arc<Core<T>>>,
+    /// Its owner serves.
+    attended: bool,
 }
 
 impl<T: Send + 'static> Producer<T> {
@@ -163,24 +168,50 @@ impl<T: Send + 'static> Producer<T> {
         tuning: &ProducerTuning,
         on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
     ) -> Result<Self> {
-        let ledger = Arc::new(Ledger::new(on_delivery));
-        let on_report = {
-            let ledger = Arc::clone(&ledger);
-            Box::new(move |report: Report| ledger.settle(&report))
-        };
-        let context = Context::new(&settings.client_id, Some(on_report));
-        let client = Client::new(Kind::Producer, &settings::for_producer(settings, tuning), context)?;
-        let c_topic = ffi::c_string("the topic", &settings.topic)?;
-        let topic = Topic::new(&client, &c_topic)?;
-        let core = Arc::new(Core { topic: Some(topic), client: Some(client), ledger });
-        let poller = Poller::start(
-            "kafka-producer",
-            core.client().events(),
-            Arc::clone(&core),
-            |core: &Arc<Core<T>>| core.client().poll(POLL_MS),
-            |core| core.wind_up(),
-        )?;
-        Ok(Self { poller, core: Some(core) })
+        let core = Core::start(settings, tuning, on_delivery, None)?;
+        let events = core.client().events();
+        Self::with_poller(core, events, false, |core| {
+            core.serve(POLL_MS);
+        })
+    }
+
+    /// As [`Producer::new`], for a caller that waits for other things, too: `wake` says that there is something to
+    /// [`serve`](Producer::serve), or that somebody else has served it. It is called by librdkafka with a lock held, and by whoever uses
+    /// the producer, so it must not use it. `on_delivery` is called by who serves: the caller, the producer's own thread about once a second and at the end,
+    /// and [`flush`](Producer::flush). One at a time: serving or flushing in it would wait for itself.
+    ///
+    /// A thread that only carries reports from librdkafka to the caller would be woken, and take a processor, once for each of them (decision 21).
+    pub fn attended(
+        settings: &Settings,
+        tuning: &ProducerTuning,
+        on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self> {
+        let core = Core::start(settings, tuning, on_delivery, Some(wake))?;
+        core.client().tell_of_events();
+        // For what may have come before.
+        core.ledger.wake();
+        // The thread is for what nobody rings for, and for the end.
+        Self::with_poller(core, None, true, |core| {
+            core.serve_aside(0);
+            std::thread::park_timeout(Duration::from_millis(POLL_MS.unsigned_abs().into()));
+        })
+    }
+
+    fn with_poller(
+        core: Arc<Core<T>>,
+        events: Option<ffi::Queue>,
+        attended: bool,
+        step: impl Fn(&Arc<Core<T>>) + Send + 'static,
+    ) -> Result<Self> {
+        let poller = Poller::start("kafka-producer", events, Arc::clone(&core), step, |core| core.wind_up())?;
+        Ok(Self { poller, core: Some(core), attended })
+    }
+
+    /// Calls `on_delivery` for what was reported; waits for nothing but who else is just doing that. Only for one that is attended: the
+    /// thread of the others does it for as long as there is nothing to report.
+    pub fn serve(&self) {
+        self.core().serve(0);
     }
 
     /// Hands a record to librdkafka without copying the value. On `Err` nothing was taken.
@@ -247,9 +278,21 @@ impl<T: Send + 'static> Producer<T> {
         self.core().ledger.outstanding()
     }
 
-    /// Waits until every record is reported, up to `deadline`. `true`: all are.
+    /// Waits until every record is reported, up to `deadline`; serves meanwhile. `true`: all are.
     pub fn flush(&self, deadline: Duration) -> bool {
-        self.core().ledger.wait_empty(deadline)
+        let (core, end) = (self.core(), Instant::now() + deadline);
+        if !self.attended {
+            return core.ledger.wait_empty(deadline);
+        }
+        core.serve_aside(0);
+        while core.ledger.outstanding() > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            core.serve_aside(ffi::millis(left).min(FLUSH_STEP_MS));
+        }
+        true
     }
 
     /// The error that killed this producer, if one did: make a new one.
@@ -299,9 +342,40 @@ struct Core<T> {
     topic: Option<Topic>,
     client: Option<Client>,
     ledger: Arc<Ledger<T>>,
+    /// Held by who serves: a partition's reports are settled in their order (`Open::close`).
+    serving: Mutex<()>,
 }
 
 impl<T: Send + 'static> Core<T> {
+    fn start(
+        settings: &Settings,
+        tuning: &ProducerTuning,
+        on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+        wake: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Result<Arc<Self>> {
+        let ledger = Arc::new(Ledger::new(on_delivery, wake));
+        let (reported, rung) = (Arc::clone(&ledger), Arc::clone(&ledger));
+        let on_report = Box::new(move |report: Report| reported.settle(&report));
+        let context = Context::producing(&settings.client_id, on_report, Box::new(move || rung.wake()));
+        let client = Client::new(Kind::Producer, &settings::for_producer(settings, tuning), context)?;
+        let c_topic = ffi::c_string("the topic", &settings.topic)?;
+        let topic = Topic::new(&client, &c_topic)?;
+        Ok(Arc::new(Self { topic: Some(topic), client: Some(client), ledger, serving: Mutex::new(()) }))
+    }
+
+    /// Serves what has come, and waits up to `wait_ms` when nothing has. True when there was something.
+    fn serve(&self, wait_ms: std::ffi::c_int) -> bool {
+        let _alone = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.client().poll(wait_ms)
+    }
+
+    /// The same for who is not the one that looks at what was reported: it is told.
+    fn serve_aside(&self, wait_ms: std::ffi::c_int) {
+        if self.serve(wait_ms) {
+            self.ledger.wake();
+        }
+    }
+
     fn client(&self) -> &Client {
         self.client.as_ref().expect("only wind_up takes the client away")
     }
@@ -319,7 +393,7 @@ impl<T: Send + 'static> Core<T> {
         while self.ledger.outstanding() > 0 && Instant::now() < deadline {
             // SAFETY: the client is live. Non-blocking: a broker thread in a slow name lookup must not hold us.
             unsafe { sys::rd_kafka_purge(self.client().as_ptr(), flags) };
-            self.client().poll(PURGE_AGAIN_MS);
+            self.serve_aside(PURGE_AGAIN_MS);
         }
         let ledger = Arc::clone(&self.ledger);
         let Some(mut core) = Arc::into_inner(self) else { return };
@@ -344,6 +418,8 @@ struct Ledger<T> {
     /// The producer is being dropped: failures are our doing, not its death.
     closing: AtomicBool,
     on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+    /// Of an attended producer.
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct Open<T> {
@@ -385,10 +461,14 @@ impl<T> Open<T> {
 }
 
 impl<T> Ledger<T> {
-    fn new(on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>) -> Self {
+    fn new(
+        on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
+        wake: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Self {
         let (flights, counted_on) = (HashMap::new(), HashMap::new());
         let open = Open { flights, next_ticket: 1, unreported: 0, counted_on };
-        Self { open: Mutex::new(open), empty: Condvar::new(), closing: AtomicBool::new(false), on_delivery }
+        let closing = AtomicBool::new(false);
+        Self { open: Mutex::new(open), empty: Condvar::new(), closing, on_delivery, wake }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open<T>> {
@@ -433,6 +513,7 @@ impl<T> Ledger<T> {
             let error = "the Kafka client was closed before the broker answered".to_owned();
             self.deliver(flight, Outcome::Failed { error, fatal: false, retry: Disposition::Resend });
         }
+        self.wake();
     }
 
     fn deliver(&self, flight: Flight<T>, outcome: Outcome) {
@@ -449,6 +530,12 @@ impl<T> Ledger<T> {
         open.unreported -= 1;
         if open.unreported == 0 {
             self.empty.notify_all();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            wake();
         }
     }
 

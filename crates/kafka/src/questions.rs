@@ -112,7 +112,9 @@ pub fn probe_idempotence(settings: &Settings, timeout: Duration) -> Result<()> {
         "kafka-probe",
         client.events(),
         Arc::clone(&client),
-        |client| client.poll(POLL_MS),
+        |client| {
+            client.poll(POLL_MS);
+        },
         drop,
     )?;
     let deadline = Instant::now() + timeout;

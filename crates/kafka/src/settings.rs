@@ -362,7 +362,7 @@ mod tests {
     }
 
     fn taken(kind: Kind, properties: &Properties) {
-        Client::new(kind, properties, Context::new("test", None)).unwrap();
+        Client::new(kind, properties, Context::new("test")).unwrap();
     }
 
     #[test]

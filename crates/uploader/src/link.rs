@@ -51,14 +51,14 @@ pub struct Link {
     /// Of the next client.
     number: u64,
     outbox: Outbox,
-    /// Reports; holds every record that may be outstanding, so that no client's thread ever waits.
+    /// Reports that were served; holds every record that may be outstanding, so that nobody ever waits to put one there.
     pub reports: Receiver<Delivery<Flight>>,
     old: Vec<JoinHandle<()>>,
     /// Full batches that a client would only turn around and around.
     turns: Turns,
 }
 
-/// Where the clients' threads put their reports.
+/// Where reports are put by who serves them: the engine, or the thread of a client that was replaced.
 type Outbox = Reporter<Delivery<Flight>>;
 
 /// One of the clients, and its successors when it dies.
@@ -193,6 +193,15 @@ impl Link {
         }
     }
 
+    /// Lets the clients report; their word that there is something is a ring of the bell.
+    pub fn serve(&self) {
+        for member in &self.members {
+            if let Client::Kafka(producer) = &member.client {
+                producer.serve();
+            }
+        }
+    }
+
     /// A record was reported, or given back: whose turn it is now is handed over. To be called once for each; an error gives
     /// that next one back, and calls for another call.
     pub fn next(&mut self, partition: u32, value: &[u8]) -> Result<(), Box<Rejected<Flight>>> {
@@ -307,29 +316,31 @@ impl Link {
 }
 
 fn start(settings: &Settings, tuning: &ProducerTuning, outbox: &Outbox) -> kafka::Result<Producer<Flight>> {
-    let outbox = outbox.clone();
+    let (outbox, bell) = (outbox.clone(), outbox.clone());
     let put = move |delivery| {
-        // The channel holds all that may be outstanding; an error means that the process ends.
-        let _the_engine_is_gone = outbox.send(delivery);
+        // The channel holds all that may be outstanding, or the engine, which serves, would wait for itself. An error means that the
+        // process ends.
+        let _the_engine_is_gone = outbox.channel().send(delivery);
     };
-    Producer::new(settings, tuning, Box::new(put))
+    Producer::attended(settings, tuning, Box::new(put), Box::new(move || bell.ring()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
+    use crate::bell::Ear;
     use crate::scheduler::{Key, Piece, Slot};
     use kafka::{Disposition, Outcome};
 
     /// Longest wait for the client's own thread.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn link() -> Link {
+    fn link() -> (Link, Ear) {
         link_of(1)
     }
 
-    fn link_of(clients: usize) -> Link {
+    fn link_of(clients: usize) -> (Link, Ear) {
         // Nobody listens there: records stay in the client.
         let properties = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
         let settings = Settings { properties, topic: "t".into(), client_id: "test".into() };
@@ -339,7 +350,21 @@ mod tests {
             idempotence: true,
             linger: Duration::ZERO,
         };
-        Link::new(settings, tuning, 100, clients, &bell().0).unwrap()
+        let (bell, ear) = bell();
+        (Link::new(settings, tuning, 100, clients, &bell).unwrap(), ear)
+    }
+
+    /// The next report, served here, after a ring where there is none yet.
+    fn report(link: &Link, ear: &Ear) -> Delivery<Flight> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            link.serve();
+            if let Ok(delivery) = link.reports.try_recv() {
+                return delivery;
+            }
+            assert!(Instant::now() < deadline, "nobody rang");
+            ear.wait(PATIENCE);
+        }
     }
 
     fn fail(link: &Link) {
@@ -369,7 +394,7 @@ mod tests {
 
     #[test]
     fn each_partition_has_one_client_and_a_dead_one_takes_no_other_with_it() {
-        let mut link = link_of(3);
+        let (mut link, ear) = link_of(3);
         for number in 0..12 {
             link.send(b"key", vec![number as u8; 10], token_for(number, number as u32 % 6), 0).unwrap();
         }
@@ -379,7 +404,7 @@ mod tests {
         fail_one(&link, 1);
         let mut replaced = 0;
         for _ in 0..4 {
-            let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+            let delivery = report(&link, &ear);
             assert_eq!(delivery.partition % 3, 1, "only what the dead client had comes back");
             assert!(
                 matches!(delivery.outcome, Outcome::Failed { fatal: true, .. }),
@@ -399,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_link_that_grows_keeps_what_its_first_client_has_and_closing_reports_everything() {
-        let mut link = link();
+        let (mut link, ear) = link();
         link.send(b"key", vec![0; 10], token_for(0, 1), 0).unwrap();
         link.grow(2).unwrap();
         link.grow(1).unwrap();
@@ -409,15 +434,14 @@ mod tests {
         }
         assert_eq!(in_flight(&link), [3, 2]);
         link.close(Duration::ZERO);
-        let mut keys: Vec<u64> =
-            (0..5).map(|_| link.reports.recv_timeout(PATIENCE).unwrap().token.token.key.0).collect();
+        let mut keys: Vec<u64> = (0..5).map(|_| report(&link, &ear).token.token.key.0).collect();
         keys.sort_unstable();
         assert_eq!(keys, [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn a_dead_client_gives_its_records_back_and_is_replaced_once() {
-        let mut link = link();
+        let (mut link, ear) = link();
         for number in 0..3 {
             link.send(b"key", vec![number as u8; 10], token(number), 0).unwrap();
         }
@@ -425,7 +449,7 @@ mod tests {
         let mut replaced = 0;
         let mut keys = Vec::new();
         for _ in 0..3 {
-            let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+            let delivery = report(&link, &ear);
             assert!(matches!(delivery.outcome, Outcome::Failed { .. }), "{:?}", delivery.outcome);
             assert_eq!(*delivery.value, vec![delivery.token.token.key.0 as u8; 10]);
             replaced += u32::from(link.died(delivery.token, Duration::ZERO).unwrap());
@@ -435,7 +459,7 @@ mod tests {
         assert_eq!((replaced, keys), (1, vec![0, 1, 2]));
         assert!(link.send(b"key", vec![0; 10], token(4), 1).is_ok(), "the new client takes records");
         fail(&link);
-        let delivery = link.reports.recv_timeout(PATIENCE).unwrap();
+        let delivery = report(&link, &ear);
         let soon = REPLACE_INTERVAL_MIN / 2;
         assert!(!link.died(delivery.token, soon).unwrap(), "one that dies at once is left for a while");
         assert!(link.died(delivery.token, REPLACE_INTERVAL_MIN).unwrap(), "and replaced then");
@@ -443,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_record_above_the_clients_limit_comes_back_until_the_limit_is_raised() {
-        let mut link = link();
+        let (mut link, _ear) = link();
         let rejected = link.send(b"", vec![0; 200_000], token(1), 0).unwrap_err();
         assert_eq!((rejected.retry, rejected.value.len()), (Disposition::TooLarge, 200_000));
         link.set_message_max(1_000_000).unwrap();
@@ -452,7 +476,7 @@ mod tests {
 
     #[test]
     fn batches_become_smaller_with_the_limit_and_a_record_says_how_large_its_own_may_have_been() {
-        let mut link = link();
+        let (mut link, _ear) = link();
         let batch_max =
             |link: &mut Link| link.send(b"", vec![0; 200_000], token(1), 0).unwrap_err().token.batch_max;
         assert_eq!(batch_max(&mut link), 93_750);

@@ -325,3 +325,128 @@ fn the_complaint_comes_with_the_fault_and_goes_with_it() {
     assert!(matches!(reports.take(1)[0].outcome, Outcome::Acknowledged { .. }));
     wait_for("no complaint", || producer.complaint().is_none());
 }
+
+/// Threads that rang, by name, since the last look.
+#[derive(Clone, Default)]
+struct Rings(std::sync::Arc<(std::sync::Mutex<Vec<String>>, std::sync::Condvar)>);
+
+/// The producer's own thread.
+const OWN: &str = "kafka-producer";
+
+fn this_thread() -> String {
+    std::thread::current().name().unwrap_or_default().to_owned()
+}
+
+impl Rings {
+    fn ring(&self) -> Box<dyn Fn() + Send + Sync> {
+        let rings = self.clone();
+        Box::new(move || {
+            rings.0.0.lock().unwrap().push(this_thread());
+            rings.0.1.notify_all();
+        })
+    }
+
+    /// Waits for a ring of such a thread since the last call.
+    fn heard_by(&self, expected: impl Fn(&str) -> bool) {
+        let (rings, changed) = &*self.0;
+        let missing = |rings: &mut Vec<String>| !rings.iter().any(|name| expected(name));
+        let mut rings = changed.wait_timeout_while(rings.lock().unwrap(), TIMEOUT, missing).unwrap().0;
+        assert!(rings.iter().any(|name| expected(name)), "rung by {rings:?} alone");
+        rings.clear();
+    }
+
+    fn forget(&self) {
+        self.0.0.lock().unwrap().clear();
+    }
+}
+
+/// A producer whose reports are collected with the threads that served them.
+fn attended(settings: &kafka::Settings, rings: &Rings) -> (Producer<u64>, Served) {
+    let served = Served::default();
+    let handler = {
+        let served = served.clone();
+        Box::new(move |delivery| served.lock().unwrap().push((this_thread(), delivery)))
+    };
+    (Producer::attended(settings, &producer_tuning(), handler, rings.ring()).unwrap(), served)
+}
+
+type Served = std::sync::Arc<std::sync::Mutex<Vec<(String, Delivery<u64>)>>>;
+
+#[test]
+fn librdkafka_itself_rings_for_each_report_of_an_attended_producer_and_its_owner_gets_them_in_order() {
+    let mock = mock(1);
+    let rings = Rings::default();
+    let (producer, served) = attended(&settings(&mock), &rings);
+    for token in 0..20 {
+        rings.forget();
+        // Something else in the queue would keep it from ringing.
+        producer.serve();
+        producer.send(0, b"", vec![7; 1_000], token).unwrap();
+        // Neither the owner, who has not served yet, nor the thread that looks once a second.
+        rings.heard_by(|name| name != this_thread() && name != OWN);
+        wait_for("the report is there when it rang", || {
+            producer.serve();
+            served.lock().unwrap().len() == usize::try_from(token).unwrap() + 1
+        });
+    }
+    let served = served.lock().unwrap();
+    assert!(served.iter().map(|(_, delivery)| delivery.token).eq(0..20));
+    let offsets = served.iter().map(|(_, delivery)| match delivery.outcome {
+        Outcome::Acknowledged { offset } => offset,
+        ref other => panic!("not acknowledged: {other:?}"),
+    });
+    assert!(offsets.eq(0..20));
+    assert!(served.iter().any(|(thread, _)| *thread == this_thread()), "its owner serves");
+}
+
+#[test]
+fn flushing_an_attended_producer_serves_on_the_same_thread_and_rings_for_who_looks_at_the_reports() {
+    let mock = mock(1);
+    let rings = Rings::default();
+    let (producer, served) = attended(&settings(&mock), &rings);
+    rings.forget();
+    for token in 0..50 {
+        producer.send(0, b"", vec![7; 1_000], token).unwrap();
+    }
+    assert!(producer.flush(TIMEOUT));
+    assert_eq!((producer.in_flight(), served.lock().unwrap().len()), (0, 50));
+    // Only if its own thread served them all, by its look once a second, it is that one that rang.
+    let by: Vec<String> = served.lock().unwrap().iter().map(|(thread, _)| thread.clone()).collect();
+    let all_by_its_own = by.iter().all(|thread| thread == OWN);
+    rings.heard_by(|name| if all_by_its_own { name == OWN } else { name == this_thread() });
+    assert!(producer.flush(Duration::ZERO), "nothing is left");
+}
+
+#[test]
+fn an_attended_producer_that_cannot_send_is_flushed_no_longer_than_it_is_told() {
+    let rings = Rings::default();
+    let (producer, served) = attended(&settings_for(&nobody(), "files"), &rings);
+    producer.send(0, b"", vec![7; 1_000], 0).unwrap();
+    assert!(!producer.flush(Duration::from_millis(1)));
+    assert_eq!((producer.in_flight(), served.lock().unwrap().len()), (1, 0));
+}
+
+#[test]
+fn what_nobody_serves_of_an_attended_producer_its_own_thread_serves_and_rings_also_at_the_end() {
+    let mock = mock(1);
+    let rings = Rings::default();
+    let (producer, served) = attended(&settings(&mock), &rings);
+    producer.send(0, b"", vec![7; 1_000], 0).unwrap();
+    wait_for("its own thread serves", || served.lock().unwrap().len() == 1);
+    assert_eq!(served.lock().unwrap()[0].0, OWN);
+    rings.heard_by(|name| name == OWN);
+    drop(producer);
+
+    let (producer, served) = attended(&settings_for(&nobody(), "files"), &rings);
+    for token in 0..5 {
+        producer.send(0, b"", vec![7; 1_000], token).unwrap();
+    }
+    rings.forget();
+    drop(producer);
+    rings.heard_by(|name| name == OWN);
+    let served = served.lock().unwrap();
+    let mut back: Vec<u64> = served.iter().map(|(_, delivery)| delivery.token).collect();
+    back.sort_unstable();
+    assert_eq!(back, [0, 1, 2, 3, 4]);
+    assert!(served.iter().all(|(_, delivery)| retry_of(delivery) == Disposition::Resend));
+}

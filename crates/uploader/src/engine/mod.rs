@@ -223,6 +223,7 @@ impl Engine {
 
     /// One turn for many events.
     fn take_what_is_there(&mut self) -> Result<(), Stop> {
+        self.link.serve();
         for _ in 0..REPORTS_AT_ONCE {
             let Ok(delivery) = self.link.reports.try_recv() else { break };
             self.delivered(delivery)?;

@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// One reader and writer for all partitions instead of one for each.
     #[arg(long)]
     pub merged: bool,
+    /// The sending thread serves the producers' reports itself, as the uploader's engine does.
+    #[arg(long)]
+    pub attended: bool,
     /// Scheduled as a batch, as the uploader is.
     #[arg(long)]
     pub batch: bool,
@@ -135,7 +138,12 @@ fn sending(options: &Options, chunk: usize) -> Result<Sending> {
             // Has room for every buffer there is.
             let _ = give_back.try_send(delivery.value.into_buffer());
         };
-        Ok(Producer::new(&options.settings()?, &tuning, Box::new(on_delivery))?)
+        let (settings, on_delivery) = (options.settings()?, Box::new(on_delivery));
+        if !options.attended {
+            return Ok(Producer::new(&settings, &tuning, on_delivery)?);
+        }
+        let sender = std::thread::current();
+        Ok(Producer::attended(&settings, &tuning, on_delivery, Box::new(move || sender.unpark()))?)
     };
     let producers = (0..options.clients.max(1)).map(start).collect::<Result<Vec<_>>>()?;
     Ok(Sending { producers, buffers, unproven })
@@ -158,7 +166,7 @@ fn upload(options: &Options, path: &Path) -> Result<()> {
     await_go()?;
     let (mut at, mut partition) = (0, 0);
     while at < size {
-        let mut buffer = buffers.recv()?;
+        let mut buffer = if options.attended { served(&producers, &buffers) } else { buffers.recv()? };
         let length = DEFAULT_CHUNK_BYTES.min(size - at);
         let from = Value::start(&buffer, HEADER);
         buffer.resize(from + HEADER + usize::try_from(length)?, 0);
@@ -182,6 +190,19 @@ fn upload(options: &Options, path: &Path) -> Result<()> {
         bail!("{unproven} records were not acknowledged");
     }
     say("done")
+}
+
+/// The next buffer that comes back; the reports are served here.
+fn served(producers: &[Producer<()>], buffers: &Receiver<Vec<u8>>) -> Vec<u8> {
+    loop {
+        if let Ok(buffer) = buffers.try_recv() {
+            return buffer;
+        }
+        producers.iter().for_each(Producer::serve);
+        if buffers.is_empty() {
+            std::thread::park();
+        }
+    }
 }
 
 fn download(options: &Options, out: &Path) -> Result<()> {
