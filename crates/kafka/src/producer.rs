@@ -154,8 +154,6 @@ pub struct Producer<T: Send + 'static> {
     // Before the core: see `drop`.
     poller: Poller,
     core: Option<Arc<Core<T>>>,
-    /// Its owner serves.
-    attended: bool,
 }
 
 impl<T: Send + 'static> Producer<T> {
@@ -170,7 +168,7 @@ impl<T: Send + 'static> Producer<T> {
     ) -> Result<Self> {
         let core = Core::start(settings, tuning, on_delivery, None)?;
         let events = core.client().events();
-        Self::with_poller(core, events, false, |core| {
+        Self::with_poller(core, events, |core| {
             core.serve(POLL_MS);
         })
     }
@@ -192,7 +190,7 @@ impl<T: Send + 'static> Producer<T> {
         // For what may have come before.
         core.ledger.wake();
         // The thread is for what nobody rings for, and for the end.
-        Self::with_poller(core, None, true, |core| {
+        Self::with_poller(core, None, |core| {
             core.serve_aside(0);
             std::thread::park_timeout(Duration::from_millis(POLL_MS.unsigned_abs().into()));
         })
@@ -201,11 +199,10 @@ impl<T: Send + 'static> Producer<T> {
     fn with_poller(
         core: Arc<Core<T>>,
         events: Option<ffi::Queue>,
-        attended: bool,
         step: impl Fn(&Arc<Core<T>>) + Send + 'static,
     ) -> Result<Self> {
         let poller = Poller::start("kafka-producer", events, Arc::clone(&core), step, |core| core.wind_up())?;
-        Ok(Self { poller, core: Some(core), attended })
+        Ok(Self { poller, core: Some(core) })
     }
 
     /// Calls `on_delivery` for what was reported; waits for nothing but who else is just doing that. Only for one that is attended: the
@@ -281,7 +278,7 @@ impl<T: Send + 'static> Producer<T> {
     /// Waits until every record is reported, up to `deadline`; serves meanwhile. `true`: all are.
     pub fn flush(&self, deadline: Duration) -> bool {
         let (core, end) = (self.core(), Instant::now() + deadline);
-        if !self.attended {
+        if core.ledger.wake.is_none() {
             return core.ledger.wait_empty(deadline);
         }
         core.serve_aside(0);
@@ -418,7 +415,7 @@ struct Ledger<T> {
     /// The producer is being dropped: failures are our doing, not its death.
     closing: AtomicBool,
     on_delivery: Box<dyn Fn(Delivery<T>) + Send + Sync>,
-    /// Of an attended producer.
+    /// Of an attended producer, whose owner serves; none where its own thread does.
     wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 

@@ -58,7 +58,7 @@ pub struct Link {
     turns: Turns,
 }
 
-/// Where reports are put by who serves them: the engine, or the thread of a client that was replaced.
+/// Where reports are put by who serves them: the engine, or a thread of the client (`kafka::Producer::attended`), or the one that flushes it.
 type Outbox = Reporter<Delivery<Flight>>;
 
 /// One of the clients, and its successors when it dies.
